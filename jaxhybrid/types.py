@@ -157,6 +157,11 @@ class EnvSpec(NamedTuple):
     differentiable_reward: bool = False
     notes: str = ""
 
+    @property
+    def bounded(self) -> bool:
+        """Whether every action bound is finite."""
+        return bool(np.all(np.isfinite([self.action_low, self.action_high])))
+
 
 class Env(NamedTuple):
     """A pure environment: one instance, no batch axis, no hidden state; ``jax.vmap`` gives a batch.
@@ -182,8 +187,8 @@ class HostEnv(NamedTuple):
     Attributes:
       reset: ``reset(seed: int) -> (env_state, obs [N, D])``.
       step: ``step(env_state, action [N, A]) -> (env_state, TimeStep of [N, ...])``; never resets.
-      reset_where: ``reset_where(env_state, obs [N, D], mask [N]) -> (env_state, obs [N, D])`` resets the instances whose mask
-        is True and leaves the state and observation of the others as they are.
+      reset_where: ``reset_where(env_state, obs [N, D], mask [N]) -> (env_state, obs [N, D])`` resets the instances whose
+        mask is True and leaves the state and observation of the others as they are.
       close: frees the simulators.
       num_envs: ``N``.
       spec: as for `Env`.
@@ -202,9 +207,9 @@ class System(NamedTuple):
 
     Attributes:
       init: ``init(key) -> State``.
-      step: ``step(state, batch) -> (state, metrics)``, one iteration of the algorithm, of the shape that ``jax.lax.scan``
-        takes. ``batch`` is None where the system collects its own experience inside the step (pure environments) and
-        the ``Transition`` of ``[T, N, ...]`` that the host collected otherwise.
+      step: ``step(state, batch) -> (state, metrics)``, one iteration of the algorithm, of the shape that
+        ``jax.lax.scan`` takes. ``batch`` is None where the system collects its own experience inside the step (pure
+        environments) and the ``Transition`` of ``[T, N, ...]`` that the host collected otherwise.
       act: ``act(state, obs [D], key, *, deterministic) -> action [A]``; ``deterministic`` is a static boolean.
     """
 

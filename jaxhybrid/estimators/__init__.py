@@ -1,0 +1,1 @@
+"""Gradient estimators ``(params, example, key, *, ..._fn, knobs) -> (grads, aux)``."""

@@ -1,0 +1,1 @@
+"""Whole algorithms: ``Config``, ``State``, ``make(config, env) -> System(init, step, act)``."""

@@ -1,0 +1,168 @@
+"""Critic losses and value-expansion targets.
+
+Targets are constants of the critic's parameters: they are computed with the slow ``target_params`` and bound functions,
+so that no stop-gradient is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxhybrid.ops.returns import interpolate_horizons
+from jaxhybrid.rollout import unroll
+from jaxhybrid.types import Array, Key, PyTree, QFn, StepFn, Transition
+
+__all__ = ["entropy_temperature_loss", "expansion_values", "soft_bootstrap", "squared_error", "steve_target"]
+
+
+def squared_error(
+    critic_params: PyTree, example: tuple[Array, Array, Array], key: Key, *, q_fn: Any
+) -> tuple[Array, dict[str, Array]]:
+    """Squared Bellman error of every critic against one target, ``sum_c (Q_c(s, a) - y)^2``.
+
+    Args:
+      critic_params: parameters of the critics.
+      example: ``(obs [D], action [A], target [])``.
+      key: unused; the signature is that of every loss.
+      q_fn: ``q_fn(critic_params, obs, action) -> []`` or ``[C]``.
+
+    Returns:
+      ``(loss [], aux)`` with aux ``q``, the mean over critics.
+
+    Raises:
+      AssertionError: a target that is not a scalar.
+    """
+    del key
+    obs, action, target = example
+    chex.assert_rank(target, 0)
+    q = jnp.atleast_1d(q_fn(critic_params, obs, action))
+    return jnp.sum(jnp.square(q - target)), {"q": jnp.mean(q)}
+
+
+def soft_bootstrap(obs: Array, key: Key, *, policy_fn: Any, q_fn: QFn, temperature: Array | float = 0.0) -> Array:
+    """Entropy-regularised value of a state, one draw per critic: ``Q_c(s, a) - temperature * log pi(a | s)``.
+
+    Args:
+      obs: state, ``[D]``.
+      key: draw of the action.
+      policy_fn: policy with bound parameters, ``policy_fn(obs)`` -> distribution record.
+      q_fn: critic with bound parameters, ``(obs, action) -> []`` or ``[C]``.
+      temperature: weight of the entropy.
+
+    Returns:
+      Values, ``[C]``.
+    """
+    action, log_prob = policy_fn(obs).sample_and_log_prob(key)
+    return jnp.atleast_1d(q_fn(obs, action)) - temperature * log_prob
+
+
+def expansion_values(
+    transition: Transition,
+    key: Key,
+    *,
+    policy_fn: Any,
+    step_fn: StepFn,
+    q_fn: QFn,
+    horizon: int,
+    gamma: Array | float,
+    temperature: Array | float = 0.0,
+    step_noise: PyTree = None,
+    cumulative_discount: bool = True,
+) -> Array:
+    """Targets of depth 0..H along one model path that starts at a real transition.
+
+    ``T_h = sum_{i<=h} gamma^i (prod_{j<i} d_j) r_i + gamma^{h+1} (prod_{j<=h} d_j) V_c(s_{h+1})``, where step 0 is the
+    transition itself and later steps are the model's.
+
+    Args:
+      transition: real step, without a batch axis.
+      key: one draw of all noise.
+      policy_fn: policy with bound parameters, ``policy_fn(obs)`` -> distribution record.
+      step_fn: model step with bound parameters.
+      q_fn: (slow) critics with bound parameters, ``(obs, action) -> []`` or ``[C]``.
+      horizon: model steps after the transition, ``H >= 0``, static.
+      gamma: discount factor.
+      temperature: weight of the entropy in the bootstrap.
+      step_noise: what ``step_fn`` receives instead of fresh keys, leading axis ``[H]``.
+      cumulative_discount: False multiplies a reward by the discount of the step before it alone, as the released MAAC
+        does, so that a path that ended goes on being paid.
+
+    Returns:
+      Candidate targets, ``[H+1, C]``.
+
+    Raises:
+      AssertionError: a batch axis on the transition or a negative horizon.
+
+    Source: Buckman et al. 2018, equation 2; MAAC, section 4.3.
+    """
+    chex.assert_rank([transition.obs, transition.action, transition.reward], [1, 1, 0])
+    chex.assert_scalar_non_negative(horizon)
+    action_key, model_key, value_key = jax.random.split(key, 3)
+    reward, discount, reached = transition.reward[None], transition.discount[None], transition.next_obs[None]
+    if horizon > 0:
+        model_noise = jax.random.split(model_key, horizon) if step_noise is None else step_noise
+        path = unroll(
+            transition.next_obs,
+            (jax.random.split(action_key, horizon), model_noise),
+            act_fn=lambda s, k: policy_fn(s).sample(k),
+            step_fn=step_fn,
+        )
+        reward = jnp.concatenate([reward, path.reward])
+        discount = jnp.concatenate([discount, path.discount])
+        reached = jnp.concatenate([path.obs, path.final_obs[None]])
+    bootstrap = jax.vmap(lambda s, k: soft_bootstrap(s, k, policy_fn=policy_fn, q_fn=q_fn, temperature=temperature))(
+        reached, jax.random.split(value_key, horizon + 1)
+    )
+    powers = gamma ** jnp.arange(horizon + 1)
+    alive = jnp.cumprod(discount) if cumulative_discount else discount
+    before = jnp.concatenate([jnp.ones((1,), alive.dtype), alive[:-1]])
+    return jnp.cumsum(powers * before * reward)[:, None] + (gamma * powers * alive)[:, None] * bootstrap
+
+
+def steve_target(values: Array, *, epsilon: Array | float = 1e-8, pessimistic: bool = True) -> tuple[Array, Array]:
+    """Mixes the candidate targets of an ensemble by inverse variance over models and critics.
+
+    Args:
+      values: candidates, ``[M, H+1, C]`` over models, depths and critics.
+      epsilon: variance floor, see `ops.returns.interpolate_horizons`.
+      pessimistic: whether the mixed means are those of the critic with the smaller mean (the variance always is over
+        all pairs); False averages over critics, as the original STEVE does.
+
+    Returns:
+      ``(target [], weights [H+1])``.
+
+    Raises:
+      AssertionError: another rank than 3.
+
+    Source: Buckman et al. 2018, equations 4-5; twin critics as in Fujimoto et al. 2018.
+    """
+    chex.assert_rank(values, 3)
+    num_depths = values.shape[1]
+    target, weights = interpolate_horizons(jnp.swapaxes(values, 0, 1).reshape(num_depths, -1), epsilon)
+    if pessimistic:
+        target = jnp.sum(weights * jnp.min(jnp.mean(values, axis=0), axis=-1))
+    return target, weights
+
+
+def entropy_temperature_loss(
+    log_temperature: Array, log_prob: Array, key: Key, *, target_entropy: Array | float
+) -> tuple[Array, dict[str, Array]]:
+    """Moves the temperature so that the policy's entropy meets its target, ``-log alpha (log pi(a | s) + H_target)``.
+
+    Args:
+      log_temperature: logarithm of the temperature, ``[]``.
+      log_prob: log-probability of the policy's action, a constant here, ``[]``.
+      key: unused; the signature is that of every loss.
+      target_entropy: entropy to hold, in nats; often minus the action dimension.
+
+    Returns:
+      ``(loss [], aux)`` with aux ``temperature``.
+
+    Source: Haarnoja et al. 2018b, Soft actor-critic algorithms and applications, equation 18 (released form).
+    """
+    del key
+    return -log_temperature * (log_prob + target_entropy), {"temperature": jnp.exp(log_temperature)}

@@ -1,0 +1,108 @@
+"""Importance ratios in log space, effective sample size and the step weights of gradient-aware likelihood."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxhybrid.types import Array
+
+__all__ = [
+    "effective_sample_size",
+    "gradient_aware_weights",
+    "per_decision_log_ratios",
+    "self_normalised_weights",
+    "truncated_weights",
+]
+
+
+def per_decision_log_ratios(target_log_prob: Array, behaviour_log_prob: Array) -> Array:
+    """Log of ``rho_{0:t} = prod_{l<=t} pi(a_l | s_l) / b(a_l | s_l)`` for every t; the last one is the trajectory's.
+
+    Args:
+      target_log_prob: ``log pi(a_t | s_t)``, ``[T]``.
+      behaviour_log_prob: ``log b(a_t | s_t)``, ``[T]``.
+
+    Returns:
+      Cumulative log-ratios, ``[T]``.
+
+    Raises:
+      AssertionError: ranks other than 1, unequal lengths or integer arrays.
+    """
+    chex.assert_rank([target_log_prob, behaviour_log_prob], 1)
+    chex.assert_equal_shape([target_log_prob, behaviour_log_prob])
+    chex.assert_type([target_log_prob, behaviour_log_prob], float)
+    return jnp.cumsum(target_log_prob - behaviour_log_prob)
+
+
+def self_normalised_weights(log_ratio: Array, *, axis: int = 0) -> Array:
+    """``w_i = rho_i / mean_j rho_j`` over trajectories: bounded by N, biased by O(1/N), no overflow.
+
+    Args:
+      log_ratio: log-ratios, ``[N, ...]``.
+      axis: the axis of trajectories, ``N``.
+
+    Returns:
+      Weights of mean one along ``axis``, same shape.
+    """
+    return jax.nn.softmax(log_ratio, axis=axis) * log_ratio.shape[axis]
+
+
+def truncated_weights(log_ratio: Array, *, maximum: Array | float) -> Array:
+    """``min(rho, maximum)``: bounded variance, biased towards the behaviour policy wherever the bound is met.
+
+    Args:
+      log_ratio: log-ratios, any shape.
+      maximum: largest weight, positive.
+
+    Returns:
+      Weights, same shape.
+    """
+    return jnp.exp(jnp.minimum(log_ratio, jnp.log(maximum)))
+
+
+def effective_sample_size(log_ratio: Array, *, axis: int = 0) -> Array:
+    """Kish's ``(sum w)^2 / sum w^2``, between 1 and N.
+
+    Args:
+      log_ratio: log-ratios of the trajectories, ``[N, ...]``.
+      axis: the axis of trajectories, ``N``.
+
+    Returns:
+      Effective number of trajectories, the shape without ``axis``.
+
+    Source: Kish 1965, Survey sampling.
+    """
+    logsumexp = jax.nn.logsumexp
+    return jnp.exp(2.0 * logsumexp(log_ratio, axis=axis) - logsumexp(2.0 * log_ratio, axis=axis))
+
+
+def gradient_aware_weights(
+    log_ratio: Array, score_norm: Array, *, gamma: Array | float, cumulative: bool = True
+) -> Array:
+    """``omega_t = gamma^t rho_{0:t} sum_{l<=t} |grad log pi(a_l | s_l)|_q``, the weight of step t's likelihood.
+
+    Computed in log space, so that neither factor under- or overflows before the product.
+
+    Args:
+      log_ratio: per-step ``log pi / b`` (not cumulated), ``[T]``.
+      score_norm: per-step norm of the score, non-negative, ``[T]``.
+      gamma: discount factor, in (0, 1].
+      cumulative: False weighs step t by its own score norm only (a variant that forgets that a transition matters to
+        every decision before it).
+
+    Returns:
+      Step weights, ``[T]``.
+
+    Raises:
+      AssertionError: ranks other than 1, unequal lengths or integer arrays.
+
+    Source: D'Oro et al. 2020, Gradient-aware model-based policy search, equation 3.
+    """
+    chex.assert_rank([log_ratio, score_norm], 1)
+    chex.assert_equal_shape([log_ratio, score_norm])
+    chex.assert_type([log_ratio, score_norm], float)
+    t = jnp.arange(log_ratio.shape[0], dtype=log_ratio.dtype)
+    score = jnp.cumsum(score_norm) if cumulative else score_norm
+    return jnp.exp(t * jnp.log(gamma) + jnp.cumsum(log_ratio) + jnp.log(score))

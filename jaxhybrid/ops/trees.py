@@ -1,0 +1,50 @@
+"""Linear algebra and selection over pytrees of arrays."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxhybrid.types import Array, PyTree
+
+__all__ = ["all_finite", "axpy", "cosine", "dot", "lerp", "norm", "where"]
+
+
+def dot(x: PyTree, y: PyTree) -> Array:
+    """Returns the inner product ``sum_i x_i y_i`` over all leaves, ``[]``."""
+    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), x, y)), jnp.zeros(()))
+
+
+def norm(x: PyTree) -> Array:
+    """Returns the Euclidean norm ``sqrt(<x, x>)``, ``[]``, with gradient zero (not NaN) at the origin."""
+    squared = dot(x, x)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
+def cosine(x: PyTree, y: PyTree, *, epsilon: float = 0.0) -> Array:
+    """Returns ``<x, y> / (|x| |y| + epsilon)``, ``[]``; 0 when either is the zero vector."""
+    scale = norm(x) * norm(y) + epsilon
+    positive = scale > 0
+    return jnp.where(positive, dot(x, y) / jnp.where(positive, scale, 1.0), 0.0)
+
+
+def axpy(a: Array | float, x: PyTree, y: PyTree) -> PyTree:
+    """Returns ``a x + y``, leaf by leaf."""
+    return jax.tree.map(lambda x_i, y_i: a * x_i + y_i, x, y)
+
+
+def lerp(x: PyTree, y: PyTree, weight: Array | float) -> PyTree:
+    """Returns ``(1 - weight) x + weight y``: the soft target update with ``weight = tau``."""
+    return jax.tree.map(lambda x_i, y_i: x_i + weight * (y_i - x_i), x, y)
+
+
+def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
+    """Returns ``x`` where the boolean scalar ``condition`` holds, else ``y``; leaves may be typed keys."""
+    return jax.tree.map(lambda x_i, y_i: jnp.where(condition, x_i, y_i), x, y)
+
+
+def all_finite(x: PyTree) -> Array:
+    """Returns whether no leaf holds a NaN or an infinity, boolean ``[]``."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack(leaves)) if leaves else jnp.asarray(True)
