@@ -15,7 +15,7 @@ import optax
 
 from jaxhybrid import dynamics, networks
 from jaxhybrid.dynamics import Bootstrap, Ensemble, EnsembleState, StepNoise
-from jaxhybrid.envs import episodes
+from jaxhybrid.envs import episodes, mbbl
 from jaxhybrid.envs.wrappers import rescale_actions
 from jaxhybrid.guard import Guard, apply_if_finite
 from jaxhybrid.losses import critic as critic_losses
@@ -52,7 +52,6 @@ class State(NamedTuple):
       imagined: replay of model steps; None where none are used.
       workers: environments that collect, leading axis ``num_envs``; None for host environments.
       key: key of the next iteration.
-      iteration: iterations done, ``[]``.
       env_steps: real steps taken, ``[]``.
       updates: gradient updates done, ``[]``.
     """
@@ -63,7 +62,6 @@ class State(NamedTuple):
     imagined: Any
     workers: episodes.Worker | None
     key: Key
-    iteration: Array
     env_steps: Array
     updates: Array
 
@@ -91,9 +89,8 @@ def make(config: Config, env: Env | HostEnv) -> System:
         the caller passes to ``step``. Actions are rescaled to [-1, 1] where the environment bounds them.
 
     Returns:
-      ``System(init, step, act)``. On a pure environment ``init`` also takes the first ``initial_steps`` real steps, at
-      random; on a host environment ``act`` acts at random until that many were passed in, and ``step`` learns from then
-      on.
+      ``System(init, step, act)``. Until ``initial_steps`` real steps are collected ``act`` explores at random and
+      ``step`` learns nothing.
 
     Raises:
       InputError: a field of ``config`` that makes no sense, alone or with this environment; the message names it.
@@ -105,46 +102,48 @@ def make(config: Config, env: Env | HostEnv) -> System:
     collects = isinstance(env, Env)
 
     def init(key: Key) -> State:
-        learner_key, ensemble_key, explore_key, run_key = jax.random.split(key, 4)
-        state = State(
+        learner_key, ensemble_key, worker_key, run_key = jax.random.split(key, 4)
+        reset = episodes.auto_reset(env)[0] if collects else None
+        return State(
             learner=_init_learner(parts, learner_key),
             ensemble=parts.ensemble.init(ensemble_key) if config.needs_model else None,
             real=parts.real_replay.init((_blank(env.spec), jnp.zeros(config.ensemble_size, bool))),
             imagined=parts.model_replay.init(_blank(env.spec)) if config.uses_model_data else None,
-            workers=None,
+            workers=jax.vmap(reset)(jax.random.split(worker_key, config.num_envs)) if reset else None,
             key=run_key,
-            iteration=jnp.zeros((), jnp.int32),
             env_steps=jnp.zeros((), jnp.int32),
             updates=jnp.zeros((), jnp.int32),
         )
-        return _explore(parts, env, state, explore_key) if collects else state
+
+    def act(state: State, obs: Array, key: Key, *, deterministic: bool) -> Array:
+        distribution = parts.policy.apply(state.learner.policy_params, obs)
+        if deterministic:
+            return distribution.sample(key) if config.stochastic_evaluation else distribution.mode()
+        explores = state.env_steps < config.initial_steps
+        return jnp.where(explores, _random_action(env.spec, key), distribution.sample(key))
 
     def step(state: State, batch: Transition | None) -> tuple[State, Metrics]:
         next_key, collect_key, split_key, learn_key = jax.random.split(state.key, 4)
         metrics: dict[str, Array] = {}
         if collects:  # line 3: sample trajectories from the real environment
-            policy_fn = partial(parts.policy.apply, state.learner.policy_params)
             workers, batch, stats = episodes.collect(
                 env,
                 state.workers,
-                lambda obs, k: policy_fn(obs).sample(k),
+                partial(act, state, deterministic=False),
                 collect_key,
                 num_steps=config.steps_per_iteration // config.num_envs,
             )
             metrics |= {f"collect/{name}": value for name, value in stats.items()}
             state = state._replace(workers=workers)
-        earlier_real = state.real
-        state = _insert(parts, state, batch, split_key)
-        state = state._replace(key=next_key, iteration=state.iteration + 1)
+        earlier_real = state.real if config.delayed_replay else None
+        state = _insert(parts, state._replace(key=next_key), batch, split_key)
 
-        learn = partial(_learn, parts, earlier_real if config.delayed_replay else None)
-        if collects:
-            state, learnt = learn(state, learn_key)
-        else:
-            shapes = jax.eval_shape(learn, state, learn_key)[1]
-            nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
-            ready = state.env_steps >= config.initial_steps
-            state, learnt = jax.lax.cond(ready, learn, lambda s, _: (s, nothing), state, learn_key)
+        learn = partial(_learn, parts, earlier_real)
+        nothing = jax.tree.map(
+            lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(learn, state, learn_key)[1]
+        )
+        ready = state.env_steps >= config.initial_steps
+        state, learnt = jax.lax.cond(ready, learn, lambda s, _: (s, nothing), state, learn_key)
         metrics |= learnt
         metrics |= {
             "env/steps": state.env_steps,
@@ -153,15 +152,6 @@ def make(config: Config, env: Env | HostEnv) -> System:
             "guard/nonfinite_streak": state.learner.guard.streak,
         }
         return state, metrics
-
-    def act(state: State, obs: Array, key: Key, *, deterministic: bool) -> Array:
-        distribution = parts.policy.apply(state.learner.policy_params, obs)
-        if deterministic and not config.stochastic_evaluation:
-            return distribution.mode()
-        action = distribution.sample(key)
-        if collects or deterministic:
-            return action
-        return jnp.where(state.env_steps < config.initial_steps, _random_action(env.spec, key), action)
 
     return System(init, step, act)
 
@@ -204,12 +194,11 @@ def _parts(config: Config, spec: EnvSpec) -> _Parts:
 
 
 def _model_reward(config: Config, spec: EnvSpec) -> Any:
-    """The reward inside the model: the environment's own, or the released slip of reading it off the next state."""
-    if config.model_reward_on == "current":
+    """The reward inside the model: the environment's own, or the one that the released code's actor optimised."""
+    if config.model_reward_on == "env":
         return spec.reward_fn
-    from jaxhybrid.envs import mbbl
-
-    return mbbl.reward_fn(spec.name, reward_on="next")
+    task = spec.name.removeprefix("mbbl/").split("/")[0]
+    return mbbl.reward_fn(task, reward_on="released")
 
 
 def _init_learner(parts: _Parts, key: Key) -> Learner:
@@ -239,21 +228,6 @@ def _random_action(spec: EnvSpec, key: Key) -> Array:
     return jax.random.normal(key, (spec.action_dim,))
 
 
-def _explore(parts: _Parts, env: Env, state: State, key: Key) -> State:
-    """Fills the replay with random actions before the first iteration."""
-    reset_key, collect_key, split_key = jax.random.split(key, 3)
-    config = parts.config
-    workers = jax.vmap(episodes.auto_reset(env)[0])(jax.random.split(reset_key, config.num_envs))
-    workers, batch, _ = episodes.collect(
-        env,
-        workers,
-        lambda _, k: _random_action(env.spec, k),
-        collect_key,
-        num_steps=max(config.initial_steps // config.num_envs, 1),
-    )
-    return _insert(parts, state._replace(workers=workers), batch, split_key)
-
-
 def _insert(parts: _Parts, state: State, batch: Transition, key: Key) -> State:
     """Adds real steps ``[T, N, ...]`` and decides which members train on them and which validate."""
     rows = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32).reshape((-1,) + x.shape[2:]), batch)
@@ -279,13 +253,14 @@ def _learn(parts: _Parts, replay: Any, state: State, key: Key) -> tuple[State, d
         metrics |= {f"model/{name}": value for name, value in fitted.items()}
         state = state._replace(ensemble=ensemble)
     replay = state.real if replay is None else replay
+    learning_iteration = state.updates // config.updates_per_iteration
 
     def block(carry: tuple[Learner, Any], block_key: Key) -> tuple[tuple[Learner, Any], dict[str, Array]]:
         learner, imagined = carry
         imagine_key, updates_key = jax.random.split(block_key)
         step_fn = _step_fn(parts, state.ensemble) if config.needs_model else None
         if config.uses_model_data:  # line 7
-            imagined = _imagine(parts, step_fn, learner, replay, imagined, state.iteration, imagine_key)
+            imagined = _imagine(parts, step_fn, learner, replay, imagined, learning_iteration, imagine_key)
 
         def update(current: Learner, update_key: Key) -> tuple[Learner, dict[str, Array]]:
             sample_key, learn_key = jax.random.split(update_key)
@@ -300,7 +275,8 @@ def _learn(parts: _Parts, replay: Any, state: State, key: Key) -> tuple[State, d
         block, (state.learner, state.imagined), jax.random.split(blocks_key, config.model_refreshes)
     )
     state = state._replace(learner=carry[0], imagined=carry[1], updates=state.updates + config.updates_per_iteration)
-    return state, metrics | jax.tree.map(jnp.mean, logged)
+    metrics |= jax.tree.map(jnp.mean, logged)
+    return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
 
 
 def _step_fn(parts: _Parts, ensemble: EnsembleState) -> StepFn:

@@ -40,15 +40,15 @@ class Config:
 
     env: str = ""
     """Environment the numbers are meant for; empty: any."""
-    iterations: int = 200
-    """Iterations of the main loop: collect, fit, update."""
+    iterations: int = 205
+    """Iterations of the main loop: collect, fit, update. Those that explore are counted too."""
 
     num_envs: int = 1
     """Environments that collect side by side."""
     steps_per_iteration: int = 1000
     """Real steps per iteration, over all environments together."""
     initial_steps: int = 5000
-    """Real steps with random actions before the first iteration."""
+    """Real steps with random actions before learning starts."""
     real_capacity: int = 1_000_000
     """Real steps that are kept."""
     model_capacity: int = 2_000_000
@@ -128,8 +128,8 @@ class Config:
     """As released: expansion weights collapse onto the one-step target, rewards go on after a terminal step."""
     noise_exp_log_variance: bool = False
     """As released: model noise is scaled by the variance where the standard deviation belongs."""
-    model_reward_on: Literal["current", "next"] = "current"
-    """As released with "next": the model's reward reads the next state where the benchmark's reads the current one."""
+    model_reward_on: Literal["env", "released"] = "env"
+    """Reward inside the model: the environment's own; as released (MBBL only) one read off the state after a step."""
     one_step_rollouts: bool = False
     """As released: a roll-out of n steps is n single steps from real states."""
     delayed_replay: bool = False
@@ -197,6 +197,10 @@ def checked(config: Config, spec: EnvSpec) -> Config:
             raise InputError(f"{name}={value} must be a multiple of {by}={divisor}; the nearest is {nearest}.")
     if max(config.initial_steps, config.steps_per_iteration) > config.real_capacity:
         raise InputError(f"real_capacity={config.real_capacity} must hold initial_steps and steps_per_iteration.")
+    if config.model_reward_on == "released" and not spec.name.startswith("mbbl/"):
+        raise InputError(
+            f"model_reward_on='released' exists for mbbl/ environments only, not for {spec.name!r}: use 'env'."
+        )
     if config.needs_model and not spec.observable_termination:
         raise InputError(
             f"env={spec.name!r} ends episodes in a way that its observation does not tell, so no model can know when: "
@@ -228,7 +232,7 @@ _BASES = {
         restore_best=False,
         released_steve=True,
         noise_exp_log_variance=True,
-        model_reward_on="next",
+        model_reward_on="released",
         one_step_rollouts=True,
         delayed_replay=True,
         stochastic_evaluation=True,
