@@ -169,7 +169,7 @@ class Env(NamedTuple):
     Attributes:
       reset: ``reset(key) -> (env_state, obs [D])``.
       step: ``step(env_state, action [A], key) -> (env_state, TimeStep)``. Never resets: past the end of an episode the
-        result is unspecified. Use ``envs.wrappers.auto_reset`` to collect without end.
+        result is unspecified. Use ``envs.episodes.auto_reset`` to collect without end.
       spec: the facts above.
     """
 

@@ -1,0 +1,102 @@
+"""Environments by name. A simulator is imported only when one of its environments is made."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+from jaxhybrid.envs import lqr, pendulum
+from jaxhybrid.errors import unknown
+from jaxhybrid.types import Env, HostEnv
+
+__all__ = ["make", "names"]
+
+# Spelt out here, because asking the modules would import their simulators; a test compares.
+_BRAX = (
+    "ant",
+    "fast",
+    "halfcheetah",
+    "hopper",
+    "humanoid",
+    "humanoidstandup",
+    "inverted_double_pendulum",
+    "inverted_pendulum",
+    "pusher",
+    "reacher",
+    "swimmer",
+    "walker2d",
+)
+_GYMNASIUM = (
+    "Ant-v5",
+    "HalfCheetah-v5",
+    "Hopper-v5",
+    "Humanoid-v5",
+    "HumanoidStandup-v5",
+    "InvertedDoublePendulum-v5",
+    "InvertedPendulum-v5",
+    "MountainCarContinuous-v0",
+    "Pendulum-v1",
+    "Pusher-v5",
+    "Reacher-v5",
+    "Swimmer-v5",
+    "Walker2d-v5",
+)
+_MBBL = ("ant", "halfcheetah", "hopper", "swimmer", "walker2d")
+
+
+def names() -> list[str]:
+    """Returns the names that `make` takes, without the optional last part and without importing a simulator."""
+    simulated = {"brax": _BRAX, "gymnasium": _GYMNASIUM, "mbbl": _MBBL}
+    own = ["lqr/double_integrator", "pendulum"]
+    return own + [f"{family}/{member}" for family, members in simulated.items() for member in members]
+
+
+def make(name: str, **options: Any) -> Env | HostEnv:
+    """Makes an environment from its name.
+
+    - ``lqr/double_integrator``: options ``gamma``, ``dt``, ``max_episode_steps``, ``action_bound``; see `lqr`.
+    - ``pendulum``: options of `pendulum.make`.
+    - ``brax/<env>[/<backend>]``: options of `jaxhybrid.envs.brax.make`.
+    - ``gymnasium/<id>``: any registered id; options of `jaxhybrid.envs.gymnasium.make`; a `HostEnv`.
+    - ``mbbl/<task>[/<physics>]``: options of `jaxhybrid.envs.mbbl.make`.
+
+    Args:
+      name: the name.
+      **options: passed to the module that makes the environment.
+
+    Raises:
+      InputError: on an unknown name or option, with the nearest valid ones.
+    """
+    if name == "lqr/double_integrator":
+        return _call(_double_integrator, (), options)
+    if name == "pendulum":
+        return _call(pendulum.make, (), options)
+    family, _, rest = name.partition("/")
+    # Gymnasium ids may contain slashes, and new ones are registered by other packages.
+    parts = (rest,) if family == "gymnasium" else tuple(rest.split("/"))
+    listed = f"{family}/{parts[0]}" in names() and len(parts) <= 2 and all(parts)
+    if not listed and not (family == "gymnasium" and rest):
+        raise unknown("env", name, names())
+    return _call(importlib.import_module(f"jaxhybrid.envs.{family}").make, parts, options)
+
+
+def _double_integrator(
+    *, gamma: float = 0.9, dt: float = 0.05, max_episode_steps: int = 26, action_bound: float = math.inf
+) -> Env:
+    # 26 steps and gamma = 0.9 go together in the experiment of the model-augmented actor-critic.
+    problem = lqr.double_integrator(gamma, dt)
+    return lqr.make(problem, "lqr/double_integrator", max_episode_steps, dt=dt, action_bound=action_bound)
+
+
+def _call(make_fn: Callable[..., Any], parts: tuple[str, ...], options: dict[str, Any]) -> Any:
+    """Calls ``make_fn`` and turns an option that it does not have into an error with the options that it has."""
+    parameters = inspect.signature(make_fn).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        valid = list(parameters)[len(parts) :]
+        for option in options:
+            if option not in valid:
+                raise unknown("option", option, valid)
+    return make_fn(*parts, **options)
