@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,12 +50,19 @@ def make_replay(capacity: int) -> Replay:
         return buffer(1).init(item)
 
     def add(state: Any, items: PyTree) -> Any:
+        # flashbax refuses more items than fit: of those only the newest would stay.
+        newest = jax.tree.map(lambda x: x[-capacity:], items)
         with jax.numpy_rank_promotion("allow"):
-            return buffer(1).add(state, items)
+            return buffer(1).add(state, newest)
 
     def sample(state: Any, key: Key, count: int) -> PyTree:
+        # flashbax refuses to draw more items than fit, though it draws with replacement: then in rounds.
+        rounds = math.ceil(count / capacity)
         with jax.numpy_rank_promotion("allow"):
-            return buffer(count).sample(state, key).experience
+            if rounds <= 1:
+                return buffer(count).sample(state, key).experience
+            drawn = jax.vmap(lambda k: buffer(capacity).sample(state, k).experience)(jax.random.split(key, rounds))
+        return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:])[:count], drawn)
 
     def contents(state: Any) -> tuple[PyTree, Array]:
         items = jax.tree.map(lambda x: x[0], state.experience)

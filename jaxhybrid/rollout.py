@@ -89,7 +89,8 @@ def unroll(
         final_obs, steps = _checkpointed_scan(body, obs, noise, horizon)
     else:
         final_obs, steps = jax.lax.scan(body, obs, noise, unroll=horizon if horizon <= _UNROLL_UP_TO else 1)
-    return Rollout(*steps, final_obs=final_obs)
+    visited, action, reward, discount = steps
+    return Rollout(visited, action, reward, discount, final_obs)
 
 
 def _checkpointed_scan(body: Callable, carry: Array, xs: PyTree, length: int) -> tuple[Array, PyTree]:

@@ -1,4 +1,4 @@
-"""Judges that several tests share: Monte-Carlo means against the truth, and finite differences."""
+"""Judges that several tests share: Monte-Carlo means against the truth, finite differences, linear-quadratic models."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["check_monte_carlo_mean", "finite_difference"]
+from jaxhybrid.envs import lqr
+from jaxhybrid.ops.gaussian import Gaussian
+
+__all__ = ["check_monte_carlo_mean", "finite_difference", "linear_policy", "lqr_start", "lqr_step"]
 
 
 def check_monte_carlo_mean(draws, truth, *, sigmas: float = 5.0, visible_bias: float = 0.05) -> None:
@@ -49,3 +52,24 @@ def finite_difference(fn: Callable[[jax.Array], jax.Array], at: jax.Array, *, st
     offsets = jnp.array([1.0, -1.0, 2.0, -2.0]) * step
     values = jax.jit(jax.vmap(lambda d: jax.vmap(lambda o: fn(at + o * d))(offsets)))(directions)
     return (values @ jnp.array([8.0, -8.0, -1.0, 1.0]) / (12.0 * step)).reshape(at.shape)
+
+
+def lqr_step(problem: lqr.Problem) -> Callable:
+    """Returns the problem as a model, ``step_fn(obs, action, key) -> (next_obs, reward, discount)``."""
+    env = lqr.make(problem)
+
+    def step_fn(obs, action, key):
+        _, time_step = env.step(lqr.LQRState(obs, jnp.zeros((), jnp.int32)), action, key)
+        return time_step.obs, time_step.reward, jnp.ones_like(time_step.reward)
+
+    return step_fn
+
+
+def lqr_start(problem: lqr.Problem, key: jax.Array) -> jax.Array:
+    """Draws a start state."""
+    return lqr.make(problem).reset(key)[1]
+
+
+def linear_policy(noise_std: float) -> Callable:
+    """Returns ``policy_fn(gain, obs)``, the Gaussian around ``gain @ obs`` whose closed forms `envs.lqr` knows."""
+    return lambda gain, obs: Gaussian(gain @ obs, jnp.full(gain.shape[:1], jnp.log(noise_std)))

@@ -74,8 +74,8 @@ def effective_sample_size(log_ratio: Array, *, axis: int = 0) -> Array:
 
     Source: Kish 1965, Survey sampling.
     """
-    logsumexp = jax.nn.logsumexp
-    return jnp.exp(2.0 * logsumexp(log_ratio, axis=axis) - logsumexp(2.0 * log_ratio, axis=axis))
+    # Weights that sum to one first: the difference of two large logarithms would lose digits.
+    return 1.0 / jnp.sum(jnp.square(jax.nn.softmax(log_ratio, axis=axis)), axis=axis)
 
 
 def gradient_aware_weights(

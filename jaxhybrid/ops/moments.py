@@ -22,7 +22,7 @@ class Moments(NamedTuple):
       squared_deviation: ``sum_n (x_n - mean)^2``, elementwise.
     """
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # shadows tuple.count, which nobody calls on a record
     mean: PyTree
     squared_deviation: PyTree
 

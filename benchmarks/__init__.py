@@ -1,0 +1,1 @@
+"""Numbers, not assertions; ``python -m benchmarks`` lists them."""

@@ -1,0 +1,9 @@
+"""``python -m benchmarks [<benchmark> [options]]``."""
+
+import sys
+from functools import partial
+
+from jaxhybrid.runtime.cli import front_door, run_main
+
+if __name__ == "__main__":
+    run_main(partial(front_door, "benchmarks"), sys.argv[1:])

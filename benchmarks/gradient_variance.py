@@ -1,0 +1,135 @@
+"""Bias, variance and cost of policy-gradient estimators on a problem whose gradient is known exactly.
+
+The double integrator with a linear policy: score function, pathwise and model-augmented estimators, all with the exact
+model and critic, against the gradient of the objective that each estimates and against that of the return without end.
+Prints a table; writes manifest.json, results.json and one figure per discount.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import cli, console, records
+
+__all__ = ["PRESETS", "Config", "main"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The numbers of the benchmark."""
+
+    draws: int = 1_000_000
+    """Draws per estimator."""
+    chunk: int = 10_000
+    """Draws per call of the compiled program."""
+    gammas: tuple[float, ...] = (0.9, 0.99)
+    """Discounts."""
+    horizon: int = 20
+    """Steps of the score-function and pathwise roll-outs."""
+    maac_horizons: tuple[int, ...] = (0, 1, 3, 5, 10, 20)
+    """Horizons of the model-augmented objective."""
+
+
+PRESETS = {
+    "full": Config(),
+    "smoke": Config(draws=20_000, chunk=5_000, gammas=(0.9,), horizon=10, maac_horizons=(0, 3)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the benchmark is given on the command line; numbers that are left out are those of the preset."""
+
+    preset: Literal["full", "smoke"] = "full"
+    """Named numbers."""
+    seed: int = 0
+    """Seed of all draws."""
+    draws: int | None = None
+    """Draws per estimator, a multiple of the chunk."""
+    chunk: int | None = None
+    """Draws per call of the compiled program."""
+    gammas: tuple[float, ...] | None = None
+    """Discounts."""
+    horizon: int | None = None
+    """Steps of the score-function and pathwise roll-outs."""
+    maac_horizons: tuple[int, ...] | None = None
+    """Horizons of the model-augmented objective."""
+    out: str | None = None
+    """Directory of the run; by default runs/gradient_variance-<env>-<preset>-<seed>-<time>."""
+
+
+def _config(arguments: Arguments) -> Config:
+    fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)}
+    config = dataclasses.replace(PRESETS[arguments.preset], **{k: v for k, v in fields.items() if v is not None})
+    if config.chunk < 2 or config.draws < config.chunk or config.draws % config.chunk:
+        raise InputError(f"draws={config.draws} must be a positive multiple of chunk={config.chunk}, at least 2.")
+    if config.horizon < 1:
+        raise InputError(f"horizon={config.horizon} must be at least 1.")
+    if any(h < 0 for h in config.maac_horizons):
+        raise InputError(f"maac_horizons={config.maac_horizons} must be 0 or more.")
+    if not config.gammas or not all(0 < gamma < 1 for gamma in config.gammas):
+        raise InputError(f"gammas={config.gammas} must lie strictly between 0 and 1.")
+    if not 0 <= arguments.seed < 2**31:
+        raise InputError(f"seed={arguments.seed} must lie within 0 and {2**31 - 1}.")
+    if arguments.out is not None and not arguments.out.strip():
+        raise InputError("out is empty: name a directory, or leave the option out.")
+    return config
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the benchmark.
+
+    Args:
+      argv: without the name of the benchmark.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      InputError: bad arguments, or a directory that cannot be used; nothing was written then.
+    """
+    name = "gradient_variance"
+    arguments = tyro.cli(Arguments, args=list(argv), prog=f"python -m benchmarks {name}", description=__doc__)
+    config = _config(arguments)
+    # Imported here, so that a refused argument needs no JAX.
+    import jax
+
+    from benchmarks._gradient_variance import report
+    from benchmarks._gradient_variance.estimators import estimators, exact
+    from benchmarks._gradient_variance.measure import measure, recorded_noise_rate
+
+    out = Path(arguments.out or records.default_directory(name, "double_integrator", arguments.preset, arguments.seed))
+    identity = {"study": name, "config": dataclasses.asdict(config), "seed": arguments.seed}
+    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
+    key = jax.random.key(arguments.seed)
+    results: dict[str, Any] = {"config": dataclasses.asdict(config), "seed": arguments.seed, "gammas": {}}
+    for gamma in config.gammas:
+        known, full = exact(gamma)
+        rows = []
+        for row in estimators(gamma, config.horizon, config.maac_horizons):
+            rows.append(measure(row, known, full, draws=config.draws, chunk=config.chunk, key=key))
+            console.say(f"gamma {gamma:g}: {row.name}, {rows[-1]['draws_per_second'] / 1e6:.2f} M draws/s")
+        results["gammas"][f"{gamma:g}"] = rows
+        title = f"double integrator, gamma = {gamma:g}, T = {config.horizon}, {config.draws:,} draws per estimator"
+        console.CONSOLE.print(report.table(rows, title))
+        report.draw(rows, title, out / f"gradient_variance_gamma{gamma:g}.png")
+    repeats = max(5, config.draws // config.chunk)
+    rates = recorded_noise_rate(known, horizon=config.horizon, chunk=config.chunk, repeats=repeats, key=key)
+    results["draws_per_second"] = rates
+    text = json.dumps(records.jsonable(results), indent=1, allow_nan=False)
+    (out / "results.json").write_text(text + "\n", encoding="utf-8")
+    shown = ", ".join(f"{what} {rate / 1e6:.2f} M" for what, rate in rates.items())
+    console.say(f"draws/s at T = {config.horizon}: {shown}; results in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run_main(main, sys.argv[1:])

@@ -1,0 +1,1 @@
+"""One file per study; ``python -m experiments`` lists them."""

@@ -1,0 +1,1 @@
+"""The parts of the gradient-error study; `experiments.gradient_error` is its front door."""

@@ -1,0 +1,173 @@
+"""The command line: which studies there are, their arguments, and one line instead of a traceback for bad input."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.runtime import console
+from jaxhybrid.runtime.options import RunOptions, checked
+
+if TYPE_CHECKING:
+    from jaxhybrid.types import Env, HostEnv
+
+__all__ = ["Arguments", "front_door", "parse", "run_main", "studies", "study_env"]
+
+BAD_INPUT_EXIT = 2
+INTERRUPTED_EXIT = 130
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Generic[ConfigT]):
+    """What a study is given on the command line."""
+
+    preset: str
+    """Named numbers that --config starts from."""
+    env: str
+    """Environment; by default the one the preset is meant for."""
+    run: Annotated[RunOptions, tyro.conf.arg(name="")]
+    """How to run."""
+    config: ConfigT
+    """The numbers of the algorithm."""
+
+
+def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> None:
+    """Runs ``main(argv)`` and leaves the process with its exit code.
+
+    `InputError` becomes one line on stderr and exit code 2; a Ctrl-C that nothing else handled becomes 130.
+
+    Args:
+      main: takes the arguments, returns an exit code.
+      argv: without the name of the program.
+    """
+    console.quiet_dependencies()
+    try:
+        code = main(argv)
+    except InputError as reason:
+        console.error(str(reason))
+        code = BAD_INPUT_EXIT
+    except KeyboardInterrupt:
+        console.say("stopped at once.")
+        sys.stdout.flush()
+        # A regular exit would wait for the program that is running on the device.
+        os._exit(INTERRUPTED_EXIT)
+    sys.exit(code)
+
+
+def studies(package: str) -> dict[str, str]:
+    """Returns the first line of the docstring of every public module of a package, without importing one."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    found = {}
+    for path in sorted(path for folder in folders for path in Path(folder).glob("*.py")):
+        if not path.name.startswith("_"):
+            doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            found[path.stem] = doc.partition("\n")[0]
+    return found
+
+
+def front_door(package: str, argv: Sequence[str]) -> int:
+    """Lists the studies of a package, or runs the one that is named first with the arguments that follow.
+
+    Args:
+      package: name of a package whose public modules have ``main(argv) -> int``.
+      argv: of the process, without its name.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      InputError: the name is none of the studies.
+    """
+    found = studies(package)
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, found), default=0)
+        listing = [f"  {name:<{width}}  {line}" for name, line in found.items()]
+        lines = [f"usage: python -m {package} <name> [options]; --help after a name lists its options", *listing]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return 0
+    name, *rest = argv
+    if name not in found:
+        raise unknown("study", name, found)
+    return importlib.import_module(f"{package}.{name}").main(rest)
+
+
+def parse(
+    argv: Sequence[str], *, prog: str, description: str, presets: Mapping[str, ConfigT], preset: str
+) -> Arguments[ConfigT]:
+    """Parses the arguments of a study: ``--preset``, ``--env``, ``--config.<field>`` and the fields of `RunOptions`.
+
+    Args:
+      argv: without the name of the program.
+      prog: how the study is called.
+      description: first lines of the help.
+      presets: configs by name.
+      preset: the default one.
+
+    Returns:
+      The arguments; ``env`` is the one that the preset is meant for, ``config.env``, where none is given.
+
+    Raises:
+      InputError: an unknown preset, bad options, no environment, or an environment that the preset is not meant for.
+    """
+    # The preset decides the defaults of everything else, so it is looked up first.
+    first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=preset)
+    chosen = first.parse_known_args(argv)[0].preset
+    if chosen not in presets:
+        raise unknown("preset", chosen, presets)
+    config: Any = presets[chosen]
+    form: Any = Arguments[type(config)]  # type: ignore[misc]
+    arguments = tyro.cli(
+        form,
+        args=list(argv),
+        default=Arguments(chosen, "", RunOptions(), config),
+        prog=prog,
+        description=f"{description}\n\nPresets: {', '.join(presets)}.",
+    )
+    checked(arguments.run)
+    return dataclasses.replace(arguments, env=_meant_env(chosen, arguments.env, arguments.config.env))
+
+
+def _meant_env(preset: str, given: str, meant: str) -> str:
+    """Returns the environment to use, if the numbers are meant for it."""
+    if not (given or meant):
+        raise InputError(f"env is missing: preset={preset!r} is for any environment, so name one with --env.")
+    # A further part of the name, such as the physics, leaves the task as it is.
+    if meant and given and given != meant and not given.startswith(f"{meant}/"):
+        raise InputError(
+            f"env={given!r} is not what preset={preset!r} is meant for, {meant!r}: choose another preset, or add "
+            f"--config.env {given} to use its numbers anyway."
+        )
+    return given or meant
+
+
+def study_env(name: str, num_envs: int) -> Env | HostEnv:
+    """Makes the environment of a study, its actions rescaled to [-1, 1] where they are bounded.
+
+    Args:
+      name: as for `jaxhybrid.envs.make`.
+      num_envs: instances that collect side by side; a system batches a pure environment by itself.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    # Imported here, so that a list of studies and a refused argument need no JAX.
+    from jaxhybrid import envs
+    from jaxhybrid.envs.wrappers import rescale_actions
+
+    on_host = name.startswith("gymnasium/") or name.endswith("/mujoco")
+    return rescale_actions(envs.make(name, **({"num_envs": num_envs} if on_host else {})))

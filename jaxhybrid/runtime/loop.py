@@ -1,0 +1,316 @@
+"""The host loop over compiled iterations: evaluation, records, checkpoints, interruption and the guard's last word."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxhybrid.envs import episodes
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import checkpoint, console, plots, records
+from jaxhybrid.runtime.interrupts import Interrupts, wait
+from jaxhybrid.runtime.options import RunOptions, checked
+from jaxhybrid.runtime.programs import Programs, compile_programs, lower_init
+from jaxhybrid.types import Env, HostEnv, PyTree, System
+
+__all__ = ["NONFINITE_EXIT", "RunResult", "train"]
+
+NONFINITE_EXIT = 3
+
+
+class RunResult(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+      directory: of the run.
+      state: the last state, with a leading axis ``S`` when there are several seeds.
+      iteration: iterations done.
+      exit_code: 0 when complete, 128 plus the signal when interrupted, 3 when updates kept being refused.
+    """
+
+    directory: Path
+    state: PyTree
+    iteration: int
+    exit_code: int
+
+
+class _Position(NamedTuple):
+    """Where a run stands between two iterations; ``worker`` is the state of a host environment."""
+
+    iteration: int
+    state: PyTree
+    worker: PyTree
+    env_steps: int
+    elapsed: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    directory: Path
+    identity: Mapping[str, Any]
+    options: RunOptions
+    total: int
+    programs: Programs
+    writer: records.Writer
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+
+def train(
+    system: System,
+    env: Env | HostEnv,
+    *,
+    study: str,
+    preset: str,
+    config: Any,
+    options: RunOptions,
+    iterations: int,
+    num_steps: int | None = None,
+) -> RunResult:
+    """Runs a system to its last iteration and leaves a directory that says everything about it.
+
+    The state is donated from iteration to iteration. Evaluation uses the deterministic policy, keys of its own, and
+    nothing of it flows back. Ctrl-C and SIGTERM end the run after the current iteration, with a checkpoint; the second
+    one at once. When ``guard/nonfinite_streak`` of a seed reaches ``options.max_nonfinite`` the run ends with a copy of
+    the newest checkpoint, from which the failure replays.
+
+    Args:
+      system: made for ``env``.
+      env: collected inside ``system.step`` if it is an `Env`, by this loop if it is a `HostEnv`.
+      study: name of the experiment.
+      preset: name of the config that ``config`` started from; it only labels the run.
+      config: frozen dataclass of the system's numbers.
+      options: how to run.
+      iterations: to run, unless ``options.iterations`` says otherwise.
+      num_steps: steps per iteration and instance of a `HostEnv`.
+
+    Returns:
+      The last state and the exit code.
+
+    Raises:
+      InputError: bad options, a directory that may not be written or resumed, several seeds on a host environment.
+        Nothing was written then.
+    """
+    options = checked(options)
+    total = options.iterations or iterations
+    _check(env, options, total, num_steps)
+    directory = _directory(options, study, env.spec.name, preset)
+    identity = {
+        "study": study,
+        "env": env.spec.name,
+        "config": dataclasses.asdict(config),
+        "num_steps": num_steps,
+        **{name: getattr(options, name) for name in ("seed", "seeds", "chunk", "eval_every", "eval_episodes")},
+    }
+    console.quiet_dependencies()
+    records.open_run(directory, identity, dataclasses.asdict(options), resume=options.resume)
+
+    template, init = lower_init(system, options)
+    worker = episodes.host_reset(env, options.seed) if isinstance(env, HostEnv) else None
+    restored = _restore(directory, template, worker) if options.resume else None
+    if restored is not None and restored.iteration >= total:
+        _say(options, f"{directory} is complete: {restored.iteration} iterations.")
+        return RunResult(directory, restored.tree["state"], restored.iteration, 0)
+    _say(options, f"{directory}: compiling ...")
+    programs = compile_programs(system, env, options, template=template, worker=worker, num_steps=num_steps)
+    _say(options, f"{directory}: compiled in {programs.seconds:.1f} s")
+
+    facts: Mapping[str, Any] = {"position": 0, "env_steps": 0, "elapsed": 0.0} if restored is None else restored.facts
+    writer = records.Writer(
+        directory,
+        position=facts["position"],
+        tensorboard=options.tensorboard,
+        purge_step=None if restored is None else facts["env_steps"] + 1,
+    )
+    with Interrupts() as interrupts, writer:
+        run = _Run(directory, identity, options, total, programs, writer)
+        if restored is None:
+            position = _begin(run, init(), worker)
+        else:
+            iteration, tree, _ = restored
+            position = _Position(iteration, tree["state"], tree.get("worker"), facts["env_steps"], facts["elapsed"])
+            _say(options, f"resumed at iteration {iteration}")
+        position, exit_code = _loop(run, interrupts, position)
+    _draw(run, f"{study} {preset}")
+    return RunResult(directory, position.state, position.iteration, exit_code)
+
+
+def _check(env: Env | HostEnv, options: RunOptions, total: int, num_steps: int | None) -> None:
+    if total % options.chunk:
+        raise InputError(f"iterations={total} must be a multiple of chunk={options.chunk}.")
+    if not isinstance(env, HostEnv):
+        return
+    if num_steps is None or num_steps < 1:
+        raise InputError(f"num_steps={num_steps} must be at least 1 on the host environment {env.spec.name!r}.")
+    for name in ("seeds", "chunk"):
+        if getattr(options, name) > 1:
+            raise InputError(
+                f"{name}={getattr(options, name)} must be 1 on {env.spec.name!r}, which runs outside the compiled "
+                "program: start one process per seed."
+            )
+
+
+def _directory(options: RunOptions, study: str, env: str, preset: str) -> Path:
+    if options.out is not None:
+        return Path(options.out).expanduser()
+    return records.default_directory(study, env, preset, options.seed)
+
+
+def _restore(directory: Path, template: PyTree, worker: PyTree | None) -> checkpoint.Restored | None:
+    tree = {"state": template} if worker is None else {"state": template, "worker": worker}
+    restored = checkpoint.restore(directory / "checkpoints", tree, console.warn)
+    if restored is None:
+        console.warn(f"{directory} has no checkpoint yet: it starts from the beginning.")
+    return restored
+
+
+def _begin(run: _Run, state: PyTree, worker: PyTree) -> _Position:
+    """Evaluates the untrained policy, at no steps, and saves the first state."""
+    position = _Position(0, state, worker, 0, 0.0)
+    zero = 0 if run.options.seeds == 1 else [0] * run.options.seeds
+    row = {"iteration": 0, "env/steps": zero, **_evaluate(run, state)}
+    _say(run.options, _summary(row, position, run))
+    run.writer.write(row)
+    _save(run, position)
+    return position
+
+
+def _loop(run: _Run, interrupts: Interrupts, position: _Position) -> tuple[_Position, int]:
+    latest = ""
+    began, first = time.monotonic(), position
+    with console.progress_bar(run.options.progress and not run.options.quiet) as bar:
+        task = bar.add_task("training", total=run.total, completed=first.iteration, steps=0, speed="", latest="")
+        while position.iteration < run.total and interrupts.received is None:
+            position, rows = _advance(run, position)
+            done = position.iteration >= run.total
+            if done or position.iteration % run.options.eval_every == 0:
+                rows[-1] |= _evaluate(run, position.state)
+                latest = _summary(rows[-1], position, run)
+                _say(run.options, latest)
+            for row in rows:
+                run.writer.write(row)
+            streak = np.max([row.get("guard/nonfinite_streak", 0) for row in rows], axis=0)
+            if np.max(streak) >= run.options.max_nonfinite:
+                return position, _abort(run, position, f"{int(np.max(streak))} updates in a row were refused", streak)
+            leaving = done or interrupts.received is not None
+            due = position.iteration % run.options.checkpoint_every == 0
+            # A checkpoint within a streak would push out the one from before it, which replays the failure.
+            if leaving or (due and np.max(streak) == 0):
+                try:
+                    _save(run, position)
+                except checkpoint.NonFiniteError as reason:
+                    return position, _abort(run, position, str(reason), streak)
+            speed = (position.env_steps - first.env_steps) / (time.monotonic() - began)
+            bar.update(
+                task,
+                completed=position.iteration,
+                steps=f"{position.env_steps:,}",
+                speed=f"{speed:,.0f}/s",
+                latest=latest.rpartition("  ")[2],
+            )
+    code = interrupts.exit_code if position.iteration < run.total else 0
+    _say(run.options, f"{'complete' if code == 0 else 'stopped'} at iteration {position.iteration}: {run.directory}")
+    return position, code
+
+
+def _advance(run: _Run, position: _Position) -> tuple[_Position, list[dict[str, Any]]]:
+    """Runs one chunk; returns the new position and one record per iteration."""
+    began = time.monotonic()
+    worker, batch, collected = position.worker, None, {}
+    if run.programs.collect is not None:
+        worker, batch, stats = run.programs.collect(position.state, worker, position.iteration)
+        collected = {f"collect/{name}": value for name, value in stats.items()}
+    state, metrics = run.programs.step(position.state, batch)
+    values = {name: np.asarray(value) for name, value in wait(metrics).items()} | collected
+    seconds = time.monotonic() - began
+
+    chunk = run.options.chunk
+    rows = []
+    for i in range(chunk):
+        row = {name: value if chunk == 1 else value[i] for name, value in values.items()}
+        clock = {"time/elapsed": position.elapsed + seconds * (i + 1) / chunk, "time/iteration": seconds / chunk}
+        rows.append({"iteration": position.iteration + i + 1, **row, **clock})
+    env_steps = int(np.max(rows[-1]["env/steps"]))
+    return _Position(position.iteration + chunk, state, worker, env_steps, position.elapsed + seconds), rows
+
+
+def _evaluate(run: _Run, state: PyTree) -> dict[str, Any]:
+    began = time.monotonic()
+    returns, lengths = run.programs.evaluate(state)
+    return {
+        "eval/return": np.mean(returns, axis=-1),
+        "eval/return_std": np.std(returns, axis=-1),
+        "eval/length": np.mean(lengths, axis=-1),
+        "time/evaluation": time.monotonic() - began,
+    }
+
+
+def _summary(row: Mapping[str, Any], position: _Position, run: _Run) -> str:
+    returns = np.atleast_1d(row["eval/return"])
+    mean = float(np.mean(returns))
+    over = f"{run.options.eval_episodes} episodes" + (f" x {returns.size} seeds" if returns.size > 1 else "")
+    return (
+        f"iteration {position.iteration}/{run.total}  {position.env_steps:,} env steps  "
+        f"eval return {mean:{',.1f' if abs(mean) >= 10 else '.3f'}} ({over})"
+    )
+
+
+def _save(run: _Run, position: _Position) -> None:
+    tree = (
+        {"state": position.state} if position.worker is None else {"state": position.state, "worker": position.worker}
+    )
+    facts = {
+        "position": run.writer.position,
+        "env_steps": position.env_steps,
+        "elapsed": position.elapsed,
+        "identity": records.jsonable(run.identity),
+    }
+    checkpoint.save(run.checkpoints, position.iteration, tree, facts)
+    checkpoint.prune(run.checkpoints, run.options.keep_last)
+
+
+def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> int:
+    """Keeps the newest checkpoint, from which the failure replays, out of reach of ``keep_last``.
+
+    The state right before the failure was donated; a copy of every state would double the memory of every run. The
+    checkpoint and the number of iterations from it to the failure determine that state to the bit.
+    """
+    capsule = run.directory / f"capsule-{position.iteration:08d}"
+    start = checkpoint.steps(run.checkpoints)[-1]
+    failed = np.flatnonzero(np.atleast_1d(streak) >= run.options.max_nonfinite) + run.options.seed
+    if not capsule.exists():
+        shutil.copytree(run.checkpoints / f"{start:08d}", capsule / "checkpoints" / f"{start:08d}")
+        facts = {
+            "reason": reason,
+            "seeds": failed.tolist(),
+            "checkpoint_iteration": start,
+            "failed_by_iteration": position.iteration,
+            "iterations_to_replay": position.iteration - start,
+            "identity": records.jsonable(run.identity),
+        }
+        (capsule / "capsule.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    who = f" (seed {', '.join(map(str, failed))})" if failed.size else ""
+    console.error(f"{reason}{who} by iteration {position.iteration}; it replays from {capsule}.")
+    return NONFINITE_EXIT
+
+
+def _draw(run: _Run, label: str) -> None:
+    try:
+        curve = {label: records.read(run.directory)}
+        plots.learning_curves(curve, run.directory / "curve.png", title=run.identity["env"])
+    except InputError as reason:
+        console.warn(f"curve.png was not drawn: {reason}")
+
+
+def _say(options: RunOptions, text: str) -> None:
+    if not options.quiet:
+        console.say(text)

@@ -1,0 +1,71 @@
+import subprocess
+import sys
+
+import pytest
+
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import cli
+from tests.runtime import toy
+
+PRESETS = {"plain": toy.Config(), "other": toy.Config(env="elsewhere"), "any": toy.Config(env="")}
+
+
+def parse(*argv):
+    return cli.parse(argv, prog="toy", description="A toy.", presets=PRESETS, preset="plain")
+
+
+def test_defaults_come_from_the_preset_and_fields_override_it():
+    assert parse().config == toy.Config() and parse().env == "toy"
+    arguments = parse("--preset", "other", "--config.iterations", "3", "--seeds", "2", "--out", "x", "--no-progress")
+    assert arguments.env == "elsewhere" and arguments.config == toy.Config(env="elsewhere", iterations=3)
+    assert (arguments.run.seeds, arguments.run.out, arguments.run.progress) == (2, "x", False)
+    assert parse("--preset=other").preset == "other"
+
+
+def test_numbers_meant_for_another_environment_are_refused_unless_taken_on_purpose():
+    with pytest.raises(InputError, match=r"meant for, 'toy'.*--config\.env pendulum"):
+        parse("--env", "pendulum")
+    assert parse("--env", "pendulum", "--config.env", "pendulum").env == "pendulum"
+    assert parse("--env", "toy/spring").env == "toy/spring"
+    assert parse("--preset", "any", "--env", "pendulum").env == "pendulum"
+    with pytest.raises(InputError, match="env is missing"):
+        parse("--preset", "any")
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'plain'"):
+        parse("--preset", "plane")
+
+
+def process(*argv):
+    return subprocess.run([sys.executable, "-m", *argv], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("package", ["experiments", "benchmarks"])
+def test_the_front_door_lists_what_there_is(package):
+    result = process(package)
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.startswith(f"usage: python -m {package}")
+    names = cli.studies(package)
+    assert all(f"  {name} " in result.stdout and line for name, line in names.items())
+
+
+def test_an_unknown_study_names_the_nearest():
+    result = process("experiments", "mac")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == "error: study='mac' is unknown: did you mean 'maac'?\n"
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
+    out = tmp_path / "run"
+    result = process("tests.runtime.toy", "--seeds", "0", "--out", str(out))
+    assert result.returncode == 2 and result.stderr == "error: seeds=0 must be at least 1.\n"
+    assert not out.exists()
+
+
+def test_help_names_the_presets(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse("--help")
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "plain, other, any" in text and "--config.learning-rate" in text and "--checkpoint-every" in text

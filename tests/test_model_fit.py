@@ -1,0 +1,105 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxhybrid import dynamics, model_fit
+from jaxhybrid.dynamics import Bootstrap
+from jaxhybrid.types import Transition
+
+MEMBERS, ROWS, CAPACITY, BATCH, EPOCHS = 3, 200, 256, 16, 12
+CONFIGS = {
+    "rolling": {"early_stopping": "rolling", "persistency": 0.3, "restore_best": True},
+    "patience": {"early_stopping": "patience", "patience": 2, "restore_best": False, "predict_reward": True},
+}
+
+
+def transitions():
+    """Two regions of states with opposite laws, a hundred rows each; past them the buffer holds rubbish."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    row = jnp.arange(CAPACITY)[:, None]
+    z, action = jax.random.normal(keys[0], (CAPACITY, 2)), jax.random.normal(keys[1], (CAPACITY, 1))
+    change = 0.3 * z[:, ::-1] + 0.5 * action + 0.05 * jax.random.normal(keys[2], (CAPACITY, 2))
+    obs, change = z + 4.0 * (row % 2), 2.0 + change * jnp.where(row % 2 == 1, -1.0, 1.0)
+    rubbish = jnp.where(row < ROWS, 0.0, jnp.nan)
+    return Transition(obs, action, obs[:, 0] - action[:, 0], jnp.ones(CAPACITY), obs + change + rubbish)
+
+
+def splits():
+    """Member 0 trains on one region and validates on the other; the rest see both."""
+    row = np.arange(CAPACITY)
+    return np.stack([row % 2 == 0] + [row % 5 == m for m in range(1, MEMBERS)], axis=1)
+
+
+@functools.cache
+def compiled(name):
+    ensemble = dynamics.make_ensemble(
+        2, 1, num_members=MEMBERS, hidden=(8,), learning_rate=0.02, batch_size=BATCH, max_epochs=EPOCHS, **CONFIGS[name]
+    )
+    return ensemble, jax.jit(ensemble.fit)
+
+
+@functools.cache
+def fitted(name):
+    ensemble, fit = compiled(name)
+    before = ensemble.init(jax.random.key(1))
+    data = Bootstrap(transitions(), jnp.asarray(splits()), jnp.asarray(ROWS))
+    after, metrics = fit(before, data, jax.random.key(2))
+    return before, after, metrics
+
+
+def regression():
+    t = transitions()
+    x = np.concatenate([t.obs, t.action], axis=1)[:ROWS]
+    return x, np.asarray(t.next_obs - t.obs)[:ROWS], np.asarray(t.reward)[:ROWS, None]
+
+
+def member_errors(name, state, member):
+    """Root mean square error of the predicted change."""
+    ensemble, _ = compiled(name)
+    t = jax.tree.map(lambda leaf: leaf[:ROWS], transitions())
+    predict = jax.jit(jax.vmap(lambda o, a: ensemble.predict(state, member, o, a).mean[:2]))
+    return float(jnp.sqrt(jnp.mean(jnp.square(predict(t.obs, t.action) - (t.next_obs - t.obs)))))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_normaliser_is_that_of_each_members_own_training_rows(name):
+    _, after, _ = fitted(name)
+    x, change, reward = regression()
+    y = np.concatenate([change, reward], axis=1) if name == "patience" else change
+    for m in range(MEMBERS):
+        own = ~splits()[:ROWS, m]
+        stats = jax.tree.map(lambda leaf, m=m: leaf[m], after.normaliser)
+        for values, mean, std in ((x, stats.input_mean, stats.input_std), (y, stats.target_mean, stats.target_std)):
+            np.testing.assert_allclose(mean, values[own].mean(0), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(std, values[own].std(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_member_whose_validation_loss_rises_stops_alone(name):
+    _, after, metrics = fitted(name)
+    taken = after.optimiser[0][0].count
+    per_epoch = ROWS * 4 // (5 * BATCH)
+    assert metrics["epochs"] == EPOCHS
+    assert taken[0] <= 0.5 * EPOCHS * per_epoch
+    assert max(taken[1:]) == EPOCHS * per_epoch
+    assert after.nonfinite == 0
+
+
+def test_members_learn_the_laws_of_both_regions():
+    before, after, metrics = fitted("rolling")
+    spread = regression()[1].std()
+    for m in range(1, MEMBERS):
+        assert member_errors("rolling", after, m) < 0.4 * spread
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_the_best_parameters_come_back_if_asked_for():
+    # The misled member was best before it learnt anything.
+    before, after, _ = fitted("rolling")
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a[0], b[0]), after.params, before.params)))
+    before, last, _ = fitted("patience")
+    assert not any(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a[0], b[0]), last.params, before.params)))
