@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import rich.console
 import tyro
 
 from jaxhybrid.errors import InputError
@@ -119,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
             console.say(f"gamma {gamma:g}: {row.name}, {rows[-1]['draws_per_second'] / 1e6:.2f} M draws/s")
         results["gammas"][f"{gamma:g}"] = rows
         title = f"double integrator, gamma = {gamma:g}, T = {config.horizon}, {config.draws:,} draws per estimator"
-        console.CONSOLE.print(report.table(rows, title))
+        rich.console.Console(width=150).print(report.table(rows, title))
         report.draw(rows, title, out / f"gradient_variance_gamma{gamma:g}.png")
     repeats = max(5, config.draws // config.chunk)
     rates = recorded_noise_rate(known, horizon=config.horizon, chunk=config.chunk, repeats=repeats, key=key)

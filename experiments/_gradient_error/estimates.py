@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from experiments._gradient_error.fits import Critic, build_ensemble, learned_q
 from experiments._gradient_error.problem import GAIN, Sizes, Truth, policy, reward, true_step
 from jaxhybrid.dynamics import EnsembleState, StepNoise, model_step
+from jaxhybrid.envs.lqr_functions import q_fn
 from jaxhybrid.losses.pathwise import maac_loss
 from jaxhybrid.ops import trees
 from jaxhybrid.types import Array, Key
@@ -53,16 +54,15 @@ def _draws(exact: Truth, model: EnsembleState, critic: Critic, key: Key, *, hori
             return trees.where(flags[0], *outcomes)
 
         def q(obs: Array, action: Array) -> Array:
-            x = jnp.concatenate([obs, action])
-            return jnp.where(flags[1], learned_q(critic, sizes, obs, action), 0.5 * x @ exact.q_matrix @ x)
+            known = q_fn(obs, action, critic=exact.critic)
+            return jnp.where(flags[1], learned_q(critic, sizes, obs, action), known)
 
-        noise = StepNoise(
-            jnp.broadcast_to(member, (1, horizon)), jax.random.split(jax.random.fold_in(draw_key, 1), (1, horizon))
-        )
+        policy_key, model_key = jax.random.split(draw_key)
+        noise = StepNoise(jnp.broadcast_to(member, (1, horizon)), jax.random.split(model_key, (1, horizon)))
         grads, _ = jax.grad(maac_loss, has_aux=True)(
             jnp.array(GAIN),
             jnp.ones(2),
-            draw_key,
+            policy_key,
             policy_fn=policy,
             step_fn=step,
             q_fn=q,

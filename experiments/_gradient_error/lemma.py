@@ -68,7 +68,7 @@ def _constants(
     sensitivity = jax.vmap(jax.jacrev(point), in_axes=(None, 0))(jnp.array(GAIN), noise)
     size = jnp.max(jnp.linalg.norm(sensitivity.reshape(points.shape + (-1,)), ord=2, axis=(2, 3)), axis=0)
     time = jnp.maximum(jnp.arange(size.shape[0]), 1)
-    slopes = jnp.stack([points @ exact.q_matrix, jax.vmap(jax.vmap(q_slope))(points)])
+    slopes = jnp.stack([points @ exact.critic.q_matrix, jax.vmap(jax.vmap(q_slope))(points)])
     slope_error = jnp.linalg.norm(slopes[1] - slopes[0], axis=2)
     return Constants(
         model_error=jnp.max(jax.vmap(jax.vmap(model_error))(points)),

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhybrid.envs import lqr
+from jaxhybrid.envs import lqr, lqr_functions
+from jaxhybrid.envs.lqr_functions import ExactCritic, exact_critic
 from jaxhybrid.ops.gaussian import Gaussian
 from jaxhybrid.types import Array, Key, PyTree, Transition
 
@@ -50,13 +51,13 @@ class Truth(NamedTuple):
 
     Attributes:
       gamma: the discount, ``[]``.
-      q_matrix: ``M`` of the exact critic ``Q(x) = 1/2 x' M x + constant`` with ``x = (s, a)``, ``[D + A, D + A]``.
+      critic: the exact critic of the policy.
       truncated: gradient with the critic frozen after each horizon, ``[H, A, D]``.
       full: gradient of the return, ``[A, D]``.
     """
 
     gamma: Array
-    q_matrix: Array
+    critic: ExactCritic
     truncated: Array
     full: Array
 
@@ -65,14 +66,10 @@ def truth(gamma: float, horizons: Sequence[int]) -> Truth:
     """Returns the exact critic and the exact gradients of the fixed policy, as float32."""
     with jax.enable_x64(True):
         problem, gain = lqr.double_integrator(gamma), jnp.array(GAIN)
-
-        def q(x: Array) -> Array:
-            return lqr.q_value(problem, gain, x[:2], x[2:], NOISE_STD)
-
         gradients = [lqr.policy_gradient(problem, gain, horizon=h, noise_std=NOISE_STD) for h in horizons]
         exact = Truth(
             problem.gamma,
-            jax.hessian(q)(jnp.zeros(3)),
+            exact_critic(problem, gain, NOISE_STD),
             jnp.stack(gradients),
             lqr.policy_gradient(problem, gain, noise_std=NOISE_STD),
         )
@@ -82,22 +79,17 @@ def truth(gamma: float, horizons: Sequence[int]) -> Truth:
 
 def policy(gain: Array, obs: Array) -> Gaussian:
     """The linear-Gaussian policy, differentiable in its gain ``[A, D]``."""
-    mean = gain @ obs
-    return Gaussian(mean, jnp.full_like(mean, np.log(NOISE_STD)))
-
-
-def reward(obs: Array, action: Array, next_obs: Array) -> Array:
-    """The known reward, ``-1/2 (s' s + a' a)``."""
-    del next_obs
-    return -0.5 * (obs @ obs + action @ action)
+    return lqr_functions.policy_fn(gain, obs, noise_std=NOISE_STD)
 
 
 def true_step(obs: Array, action: Array, noise: PyTree) -> tuple[Array, Array, Array]:
-    """The noiseless double integrator."""
-    del noise
-    problem = lqr.double_integrator()
-    next_obs = problem.A @ obs + problem.B @ action
-    return next_obs, reward(obs, action, next_obs), jnp.ones(())
+    """A step of the double integrator."""
+    return lqr_functions.step_fn(obs, action, noise, problem=lqr.double_integrator())
+
+
+def reward(obs: Array, action: Array, next_obs: Array) -> Array:
+    """The known reward, as a model is given it."""
+    return true_step(obs, action, next_obs)[1]
 
 
 def random_transitions(key: Key, capacity: int, sizes: Sizes) -> Transition:

@@ -69,7 +69,8 @@ def _wrong(what: str) -> GradientProfile:
     return GradientProfile(False, False, f"Gradients are finite and wrong on this back-end: {what}.")
 
 
-# From three-step roll-outs of standard starts: reverse mode against central differences at several step sizes.
+# Reverse mode against central differences over three steps from one standard start each: this shows where gradients
+# exist and agree, not how often.
 GRADIENTS: dict[str, dict[str, GradientProfile]] = {
     "ant": {
         "spring": _AGREES,

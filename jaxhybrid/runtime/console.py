@@ -38,9 +38,9 @@ def progress_bar(shown: bool) -> rich.progress.Progress:
     """
     return rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(bar_width=24),
+        rich.progress.BarColumn(bar_width=16),
         rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[steps]} env steps  {task.fields[speed]}  {task.fields[latest]}"),
+        rich.progress.TextColumn("{task.fields[steps]} steps  {task.fields[speed]}  {task.fields[latest]}"),
         rich.progress.TextColumn("left"),
         rich.progress.TimeRemainingColumn(compact=True),
         console=CONSOLE,
@@ -52,9 +52,11 @@ def progress_bar(shown: bool) -> rich.progress.Progress:
 
 
 def quiet_dependencies() -> None:
-    """Raises the threshold of the libraries' loggers to errors. What the C++ parts print is set by an environment
-    variable that they read when they are loaded, so this is best called before ``jax`` is imported.
+    """Lets the libraries' loggers pass errors only, and the C++ parts nothing: their errors also arrive as exceptions.
+
+    The latter is an environment variable that they read when they are loaded, so this is best called before ``jax`` is
+    imported; a value that is already set stays.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "orbax", "jax", "tensorboardX", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -104,13 +104,7 @@ def train(
     total = options.iterations or iterations
     _check(env, options, total, num_steps)
     directory = _directory(options, study, env.spec.name, preset)
-    identity = {
-        "study": study,
-        "env": env.spec.name,
-        "config": dataclasses.asdict(config),
-        "num_steps": num_steps,
-        **{name: getattr(options, name) for name in ("seed", "seeds", "chunk", "eval_every", "eval_episodes")},
-    }
+    identity = _identity(study, env, config, options, num_steps)
     console.quiet_dependencies()
     records.open_run(directory, identity, dataclasses.asdict(options), resume=options.resume)
 
@@ -124,24 +118,25 @@ def train(
     programs = compile_programs(system, env, options, template=template, worker=worker, num_steps=num_steps)
     _say(options, f"{directory}: compiled in {programs.seconds:.1f} s")
 
-    facts: Mapping[str, Any] = {"position": 0, "env_steps": 0, "elapsed": 0.0} if restored is None else restored.facts
-    writer = records.Writer(
-        directory,
-        position=facts["position"],
-        tensorboard=options.tensorboard,
-        purge_step=None if restored is None else facts["env_steps"] + 1,
-    )
-    with Interrupts() as interrupts, writer:
+    with Interrupts() as interrupts, _writer(directory, options, restored) as writer:
         run = _Run(directory, identity, options, total, programs, writer)
-        if restored is None:
-            position = _begin(run, init(), worker)
-        else:
-            iteration, tree, _ = restored
-            position = _Position(iteration, tree["state"], tree.get("worker"), facts["env_steps"], facts["elapsed"])
-            _say(options, f"resumed at iteration {iteration}")
+        position = _begin(run, init(), worker) if restored is None else _resume(run, restored)
         position, exit_code = _loop(run, interrupts, position)
     _draw(run, f"{study} {preset}")
     return RunResult(directory, position.state, position.iteration, exit_code)
+
+
+def _identity(
+    study: str, env: Env | HostEnv, config: Any, options: RunOptions, num_steps: int | None
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a run; a resumed run must agree in it."""
+    return {
+        "study": study,
+        "env": env.spec.name,
+        "config": dataclasses.asdict(config),
+        "num_steps": num_steps,
+        **{name: getattr(options, name) for name in ("seed", "seeds", "chunk", "eval_every", "eval_episodes")},
+    }
 
 
 def _check(env: Env | HostEnv, options: RunOptions, total: int, num_steps: int | None) -> None:
@@ -173,6 +168,23 @@ def _restore(directory: Path, template: PyTree, worker: PyTree | None) -> checkp
     return restored
 
 
+def _writer(directory: Path, options: RunOptions, restored: checkpoint.Restored | None) -> records.Writer:
+    if restored is None:
+        return records.Writer(directory, position=0, tensorboard=options.tensorboard)
+    return records.Writer(
+        directory,
+        position=restored.facts["position"],
+        tensorboard=options.tensorboard,
+        purge_step=restored.facts["env_steps"] + 1,
+    )
+
+
+def _resume(run: _Run, restored: checkpoint.Restored) -> _Position:
+    iteration, tree, facts = restored
+    _say(run.options, f"resumed at iteration {iteration}")
+    return _Position(iteration, tree["state"], tree.get("worker"), facts["env_steps"], facts["elapsed"])
+
+
 def _begin(run: _Run, state: PyTree, worker: PyTree) -> _Position:
     """Evaluates the untrained policy, at no steps, and saves the first state."""
     position = _Position(0, state, worker, 0, 0.0)
@@ -194,8 +206,8 @@ def _loop(run: _Run, interrupts: Interrupts, position: _Position) -> tuple[_Posi
             done = position.iteration >= run.total
             if done or position.iteration % run.options.eval_every == 0:
                 rows[-1] |= _evaluate(run, position.state)
-                latest = _summary(rows[-1], position, run)
-                _say(run.options, latest)
+                latest = f"return {_number(rows[-1]['eval/return'])}"
+                _say(run.options, _summary(rows[-1], position, run))
             for row in rows:
                 run.writer.write(row)
             streak = np.max([row.get("guard/nonfinite_streak", 0) for row in rows], axis=0)
@@ -215,7 +227,7 @@ def _loop(run: _Run, interrupts: Interrupts, position: _Position) -> tuple[_Posi
                 completed=position.iteration,
                 steps=f"{position.env_steps:,}",
                 speed=f"{speed:,.0f}/s",
-                latest=latest.rpartition("  ")[2],
+                latest=latest,
             )
     code = interrupts.exit_code if position.iteration < run.total else 0
     _say(run.options, f"{'complete' if code == 0 else 'stopped'} at iteration {position.iteration}: {run.directory}")
@@ -256,12 +268,16 @@ def _evaluate(run: _Run, state: PyTree) -> dict[str, Any]:
 
 def _summary(row: Mapping[str, Any], position: _Position, run: _Run) -> str:
     returns = np.atleast_1d(row["eval/return"])
-    mean = float(np.mean(returns))
     over = f"{run.options.eval_episodes} episodes" + (f" x {returns.size} seeds" if returns.size > 1 else "")
     return (
         f"iteration {position.iteration}/{run.total}  {position.env_steps:,} env steps  "
-        f"eval return {mean:{',.1f' if abs(mean) >= 10 else '.3f'}} ({over})"
+        f"eval return {_number(returns)} ({over})"
     )
+
+
+def _number(returns: Any) -> str:
+    mean = float(np.mean(returns))
+    return f"{mean:,.1f}" if abs(mean) >= 10 else f"{mean:.3f}"
 
 
 def _save(run: _Run, position: _Position) -> None:

@@ -191,6 +191,23 @@ def test_a_signal_leaves_a_checkpoint_that_continues(tmp_path, number, code):
     assert [row["iteration"] for row in content(out)] == list(range(last + 3))
 
 
+def test_the_second_interrupt_does_not_wait_for_the_iteration(tmp_path):
+    out = tmp_path / "run"
+    process = command("--out", out, "--config.busy", 1_000_000, "--no-tensorboard")
+    deadline = time.monotonic() + 60
+    while not checkpoint.steps(out / "checkpoints"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130 and "stopped at once" in err and "Traceback" not in err
+    assert checkpoint.steps(out / "checkpoints") == [0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -32,6 +32,8 @@ class Config:
     """Whether NaN gradients are applied."""
     num_envs: int = 2
     """Instances of the host environment."""
+    busy: int = 0
+    """Products of large matrices per iteration, which take time and change nothing."""
 
 
 class State(NamedTuple):
@@ -66,6 +68,9 @@ def make(config: Config) -> System:
         grads = state.params["gain"] - target
         poisoned = (config.poison_at > 0) & (count >= config.poison_at)
         grads = jnp.where(poisoned, jnp.nan, grads)
+        if config.busy:
+            work = jax.lax.fori_loop(0, config.busy, lambda _, x: x @ x / 400, jnp.ones((400, 400)))
+            grads = grads + 0 * work[0, 0]
         momentum = 0.9 * state.momentum["gain"] + grads
         gain = state.params["gain"] - config.learning_rate / jnp.sqrt(count) * momentum
         refused = ~jnp.all(jnp.isfinite(gain)) & (not config.unguarded)
