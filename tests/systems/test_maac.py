@@ -1,0 +1,489 @@
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxhybrid import dynamics, envs
+from jaxhybrid.envs import mbbl
+from jaxhybrid.errors import InputError
+from jaxhybrid.systems import maac
+from jaxhybrid.systems.maac_config import RolloutSchedule, checked
+from jaxhybrid.types import Transition
+from tests.systems import cases
+
+SMOKE = maac.presets["smoke"]
+PER_STEP = SMOKE.steps_per_iteration
+KEY = jax.random.key(0)
+
+
+def identical(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+# A whole run on a pure environment.
+
+
+def test_a_run_keeps_its_structure_and_counts():
+    states, metrics = cases.run("smoke", 3)
+    for before, after in zip(states, states[1:]):
+        assert jax.tree.structure(before) == jax.tree.structure(after)
+        assert shapes(before) == shapes(after)
+    assert [int(s.env_steps) for s in states] == [0, PER_STEP, 2 * PER_STEP, 3 * PER_STEP]
+    # Nothing is learnt in the first step, which ends before the 128 initial ones are there.
+    assert [int(s.updates) for s in states] == [0, 0, 8, 16]
+    assert identical(states[0].learner, states[1].learner)
+    assert not identical(states[1].learner.policy_params, states[2].learner.policy_params)
+    assert not identical(states[1].ensemble.params, states[2].ensemble.params)
+    assert {len(set(m)) for m in metrics} == {len(metrics[0])}
+    assert set(metrics[0]) == set(metrics[2])
+    for name, value in metrics[2].items():
+        assert value.shape == ()
+        assert np.isfinite(value) or name.startswith("collect/"), name
+    assert metrics[2]["guard/nonfinite"] == 0
+
+
+def test_a_run_is_one_compilation():
+    *_, step = cases.build("smoke")
+    cases.run("smoke", 3)
+    assert step._cache_size() == 1
+
+
+def test_every_parameter_group_learns():
+    states, _ = cases.run("smoke", 3)
+    for name in ("policy_params", "critic_params", "target_params", "log_temperature"):
+        moved = jax.tree.map(
+            lambda a, b: bool((a != b).any()), getattr(states[1].learner, name), getattr(states[2].learner, name)
+        )
+        assert all(jax.tree.leaves(moved)), name
+
+
+def test_collection_explores_at_random_at_first():
+    _, _, _, step = cases.build("smoke")
+    states, _ = cases.run("smoke", 3)
+    other = states[0]._replace(
+        learner=states[0].learner._replace(
+            policy_params=jax.tree.map(lambda x: x + 1.0, states[0].learner.policy_params)
+        )
+    )
+    explored = step(other, None)[0]
+    # The policy has no part in it.
+    assert identical(explored.real, states[1].real)
+    (rows, _), size = maac.make_replay(SMOKE.real_capacity).contents(states[2].real)
+    actions = np.asarray(rows.action[: int(size), 0])
+    assert size == 2 * PER_STEP
+    assert np.abs(actions).max() <= 1
+    # 128 uniform draws: mean 0 and variance 1/3 within 5 standard errors.
+    assert abs(actions.mean()) < 5 * (1 / 3 / 128) ** 0.5
+    assert abs(actions.var() - 1 / 3) < 5 * (4 / 45 / 128) ** 0.5
+
+
+def test_stored_rows_are_split_for_each_member_on_its_own():
+    states, _ = cases.run("smoke", 3)
+    (_, held_out), size = maac.make_replay(SMOKE.real_capacity).contents(states[3].real)
+    held_out = np.asarray(held_out[: int(size)])
+    assert held_out.shape == (192, 2)
+    assert np.all(np.abs(held_out.mean(0) - 0.2) < 5 * (0.16 / 192) ** 0.5)
+    assert (held_out[:, 0] != held_out[:, 1]).any()
+
+
+def test_acting():
+    _, system, _, _ = cases.build("smoke")
+    states, _ = cases.run("smoke", 3)
+    obs, keys = jnp.array([1.0, 0.0, 0.5]), jax.random.split(KEY, 200)
+    act = jax.jit(jax.vmap(system.act, in_axes=(None, None, 0)), static_argnames="deterministic")
+    distribution = maac._parts(SMOKE, envs.make("pendulum").spec).policy.apply(states[3].learner.policy_params, obs)
+    early, late, mode = (
+        act(states[1], obs, keys, deterministic=False),
+        act(states[3], obs, keys, deterministic=False),
+        act(states[3], obs, keys, deterministic=True),
+    )
+    np.testing.assert_allclose(late, jax.vmap(distribution.sample)(keys), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mode, jnp.broadcast_to(distribution.mode(), mode.shape), rtol=1e-4, atol=1e-6)
+    # Uniform: quarters of the box are equally likely.
+    assert np.histogram(early, bins=4, range=(-1, 1))[0].min() > 25
+
+
+def test_stochastic_evaluation_samples():
+    _, system, init, _ = cases.build("smoke/sac", stochastic_evaluation=True)
+    state = init(KEY)
+    first, second = (system.act(state, jnp.ones(3), k, deterministic=True) for k in jax.random.split(KEY))
+    assert first != second
+
+
+def check_seeds(preset, rtol):
+    """Two seeds side by side do what each does alone, up to the rounding of another layout."""
+    _, _, _, step = cases.build(preset)
+    solo = [cases.run(preset, 2, seed)[0] for seed in (0, 1)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(states[1] for states in solo))
+    together, _ = jax.jit(jax.vmap(step, in_axes=(0, None)))(stacked, None)
+    for i, states in enumerate(solo):
+        own = jax.tree.map(lambda x, i=i: x[i], together)
+        assert identical(own.key, states[2].key)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), own.learner, states[2].learner
+        )
+
+
+def test_vmapped_seeds_are_solo_seeds():
+    check_seeds("smoke/sac", 1e-5)
+
+
+@pytest.mark.slow
+def test_vmapped_seeds_are_solo_seeds_with_a_model():
+    check_seeds("smoke", 1e-4)
+
+
+# A run that the host drives.
+
+
+def test_a_host_run_learns_from_what_it_is_given():
+    _, system, init, step = cases.build("smoke/sac", host=True)
+    states = [init(KEY)]
+    assert states[0].workers is None
+    for seed in range(3):
+        state, metrics = step(states[-1], cases.host_batch(seed))
+        states.append(state)
+        assert not any(name.startswith("collect/") for name in metrics)
+    assert [int(s.env_steps) for s in states] == [0, 64, 128, 192]
+    assert [int(s.updates) for s in states] == [0, 0, 8, 16]
+    (rows, _), size = maac.make_replay(SMOKE.real_capacity).contents(states[2].real)
+    expected = jnp.concatenate([cases.host_batch(seed).reward.ravel() for seed in range(2)])
+    np.testing.assert_array_equal(rows.reward[: int(size)], expected)
+    act = partial(system.act, obs=jnp.ones(3), key=KEY, deterministic=False)
+    shifted = jax.tree.map(lambda x: x + 1.0, states[1].learner.policy_params)
+    early, late = (s._replace(learner=s.learner._replace(policy_params=shifted)) for s in (states[1], states[2]))
+    assert act(early) == act(states[1])
+    assert act(late) != act(states[2])
+
+
+def test_updates_that_are_not_finite_are_refused_and_counted():
+    _, _, init, step = cases.build("smoke/sac", host=True)
+    state = init(KEY)
+    for seed in range(2):
+        before, batch = state.learner, cases.host_batch(seed)
+        state, metrics = step(state, batch._replace(reward=jnp.full_like(batch.reward, jnp.nan)))
+    assert int(state.updates) == 8
+    assert metrics["guard/nonfinite"] == metrics["guard/nonfinite_streak"] == 8
+    assert identical(before._replace(guard=None), state.learner._replace(guard=None))
+    # Good steps do not undo the refusals, but end the streak as soon as a batch holds no bad row.
+    again = state._replace(real=cases.build("smoke/sac", host=True)[2](KEY).real)
+    again, metrics = step(again, cases.host_batch(5))
+    assert metrics["guard/nonfinite"] == 8
+    assert metrics["guard/nonfinite_streak"] == 0
+    assert not identical(state.learner.policy_params, again.learner.policy_params)
+
+
+@pytest.mark.parametrize(("delayed", "refused"), [(True, 0), (False, 8)])
+def test_delayed_replay_leaves_out_the_newest_steps(delayed, refused):
+    _, _, init, step = cases.build("smoke/sac", host=True, **({"delayed_replay": True} if delayed else {}))
+    state, _ = step(init(KEY), cases.host_batch(0))
+    bad = cases.host_batch(1)
+    _, metrics = step(state, bad._replace(reward=jnp.full_like(bad.reward, jnp.nan)))
+    # Of 16 rows, half of them bad, at least one is with probability 1 - 2^-16.
+    assert metrics["guard/nonfinite"] == refused
+
+
+# One update.
+
+
+def learner_of(parts, seed=0):
+    """A learner whose slow critics differ from the fast ones."""
+    learner = maac._init_learner(parts, jax.random.key(seed))
+    return learner._replace(
+        target_params=jax.tree.map(lambda x: x + 0.1, learner.target_params), log_temperature=jnp.log(0.3)
+    )
+
+
+def dense(params, x):
+    """A two-layer relu perceptron, written out."""
+    layers = params["params"]
+    for name in ("Dense_0", "Dense_1"):
+        x = jnp.maximum(x @ layers[name]["kernel"] + layers[name]["bias"][None], 0)
+    return x @ layers["Dense_2"]["kernel"] + layers["Dense_2"]["bias"][None]
+
+
+def sac_action(params, obs, eps):
+    """Action and log-probability ``[B]`` from the textbook: the change of variables, term by term."""
+    mean, log_std = jnp.split(dense(params, obs), 2, axis=1)
+    u = mean + jnp.exp(log_std) * eps
+    log_prob = -0.5 * eps**2 - log_std - 0.5 * jnp.log(2 * jnp.pi) - jnp.log(1 - jnp.tanh(u) ** 2)
+    return jnp.tanh(u), log_prob.sum(1)
+
+
+def sac_q(params, obs, action):
+    x = jnp.concatenate([obs, action], axis=1)
+    return jnp.stack([dense(jax.tree.map(lambda p, c=c: p[c], params), x)[:, 0] for c in range(2)])
+
+
+def sac_gradients(learner, batch, gamma, noise):
+    alpha = jnp.exp(learner.log_temperature)
+    next_action, next_log_prob = sac_action(learner.policy_params, batch.next_obs, noise["target"])
+    slow = jnp.min(sac_q(learner.target_params, batch.next_obs, next_action), axis=0)
+    target = batch.reward + gamma * batch.discount * (slow - alpha * next_log_prob)
+
+    def actor(params):
+        action, log_prob = sac_action(params, batch.obs, noise["actor"])
+        q = jnp.min(sac_q(learner.critic_params, batch.obs, action), axis=0)
+        return jnp.mean(alpha * log_prob - q)
+
+    def critic(params):
+        return jnp.mean(jnp.sum((sac_q(params, batch.obs, batch.action) - target[None]) ** 2, axis=0))
+
+    log_prob = sac_action(learner.policy_params, batch.obs, noise["actor"])[1]
+    # The entropy to hold is minus one dimension.
+    temperature = -(jnp.mean(log_prob) - 1.0)
+    return jax.grad(actor)(learner.policy_params), jax.grad(critic)(learner.critic_params), temperature
+
+
+def test_the_sac_preset_makes_the_textbook_update():
+    config = maac.presets["smoke/sac"]
+    parts = maac._parts(config, envs.make("pendulum").spec)
+    learner = learner_of(parts)
+    batch = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:])[:16], cases.host_batch(3, num_steps=8))
+    batch = batch._replace(discount=batch.discount.at[::3].set(0.0))
+    got, metrics = jax.jit(partial(maac._update, parts, None))(learner, batch, KEY)
+
+    # The same noise, drawn from where the update draws it.
+    policy_key, target_key, _, _ = jax.random.split(KEY, 4)
+
+    def normal(key):
+        return jax.random.normal(key, (1,))
+
+    actor_keys = jax.vmap(lambda k: jax.random.split(jax.random.split(jax.random.split(k, 1)[0])[0], 1)[0])
+    value_keys = jax.vmap(lambda k: jax.random.split(jax.random.split(k, 3)[2], 1)[0])
+    noise = {
+        "actor": jax.vmap(normal)(actor_keys(jax.random.split(policy_key, 16))),
+        "target": jax.vmap(normal)(value_keys(jax.random.split(target_key, 16))),
+    }
+    gradients = jax.jit(sac_gradients)(learner, batch, config.gamma, noise)
+
+    # The first step of Adam is the sign of the gradient, softened by epsilon.
+    def adam(param, grad):
+        return param - 3e-4 * grad / (jnp.abs(grad) + 1e-8)
+
+    params = (learner.policy_params, learner.critic_params, learner.log_temperature)
+    expected = jax.tree.map(adam, params, gradients)
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-6)
+    jax.tree.map(close, (got.policy_params, got.critic_params, got.log_temperature), expected)
+    slow = jax.tree.map(lambda old, new: 0.995 * old + 0.005 * new, learner.target_params, expected[1])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got.target_params, slow)
+    norms = [jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients[i]))) for i in (0, 1)]
+    assert metrics["actor/grad_norm"] == pytest.approx(float(norms[0]), rel=1e-4)
+    assert metrics["critic/grad_norm"] == pytest.approx(float(norms[1]), rel=1e-4)
+
+
+def test_slow_critics_move_at_their_interval():
+    config = dataclasses.replace(maac.presets["smoke/sac"], target_update_interval=2)
+    parts = maac._parts(config, envs.make("pendulum").spec)
+    batch = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:])[:16], cases.host_batch(3, num_steps=8))
+    update = jax.jit(partial(maac._update, parts, None))
+    start = learner_of(parts)
+    first, _ = update(start, batch, KEY)
+    second, _ = update(first, batch, KEY)
+    assert identical(start.target_params, first.target_params)
+    assert not identical(first.target_params, second.target_params)
+
+
+# Dealing rows to members.
+
+
+def test_rows_are_dealt_to_members_in_turn():
+    groups = maac._grouped({"row": jnp.arange(6)}, 3)["row"]
+    np.testing.assert_array_equal(groups, [[0, 3], [1, 4], [2, 5]])
+
+
+def test_paths_of_one_state_meet_different_members():
+    config = dataclasses.replace(
+        SMOKE, ensemble_size=4, batch_size=8, num_paths=3, horizon=1, trajectory_sampling="tsinf", gamma=1.0
+    )
+    parts = maac._parts(config, envs.make("pendulum").spec)
+    # Critics and temperature count nothing: the value is the reward, a number that tells member and state.
+    learner = learner_of(parts)
+    learner = learner._replace(critic_params=jax.tree.map(jnp.zeros_like, learner.critic_params))
+
+    def step_fn(obs, action, noise):
+        reward = jnp.where((noise.member == 2) & (obs[0] == 5.0), 1.0, 0.0)
+        return obs, reward, jnp.ones(())
+
+    obs = jnp.zeros((8, 3)).at[:, 0].set(jnp.arange(8.0))
+    _, aux = maac._actor_loss(learner.policy_params, obs, KEY, parts=parts, step_fn=step_fn, learner=learner)
+    # State 5 starts with member 1; its second path, shifted by one row, is member 2's; no other path of it is.
+    assert aux["value"] == pytest.approx(1 / 24)
+
+
+# The knobs that reproduce the released code.
+
+
+def linear_model(obs, action, noise):
+    """Members differ by their number; no draw."""
+    next_obs = 0.9 * obs + 0.1 * (1.0 + noise.member)
+    return next_obs, jnp.sum(next_obs) + 0.0 * action[0], jnp.ones(())
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_released_expansion_puts_all_the_weight_on_the_one_step_target(released):
+    parts = maac._parts(dataclasses.replace(SMOKE, released_steve=released), envs.make("pendulum").spec)
+    batch = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:])[:16], cases.host_batch(3, num_steps=8))
+    targets, weight = jax.jit(partial(maac._targets, parts, linear_model))(learner_of(parts), batch, KEY)
+    assert targets.shape == (16,)
+    if released:
+        assert weight < 1e-5
+    else:
+        assert 0.01 < weight < 0.99
+
+
+@pytest.mark.parametrize("one_step", [False, True])
+def test_rollouts_are_chains_unless_released(one_step):
+    config = dataclasses.replace(
+        SMOKE,
+        model_rollouts=8,
+        model_capacity=64,
+        one_step_rollouts=one_step,
+        rollout_schedule=RolloutSchedule(first=0, last=1, shortest=1, longest=3),
+    )
+    parts = maac._parts(config, envs.make("pendulum").spec)
+    rows = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), cases.host_batch(4))
+    held_out = jnp.zeros((64, 2), bool)
+    real = parts.real_replay.init((maac._blank(parts.spec), held_out[0]))
+    real = parts.real_replay.add(real, (rows, held_out))
+    empty = parts.model_replay.init(maac._blank(parts.spec))
+    imagine = jax.jit(partial(maac._imagine, parts, linear_model, learner_of(parts), real, empty))
+    assert parts.model_replay.contents(imagine(jnp.asarray(0), KEY))[1] == 8
+    imagined, size = parts.model_replay.contents(imagine(jnp.asarray(5), KEY))
+    assert size == 24
+    steps = jax.tree.map(lambda x: np.asarray(x[:24]).reshape((3, 8) + x.shape[1:]), imagined)
+    assert np.isin(steps.obs[0], rows.obs).all()
+    for h in (1, 2):
+        if one_step:
+            assert np.isin(steps.obs[h], rows.obs).all()
+        else:
+            np.testing.assert_array_equal(steps.obs[h], steps.next_obs[h - 1])
+    # Half of the rows of a step are each member's.
+    member = (steps.next_obs - 0.9 * steps.obs).mean(-1) / 0.1 - 1
+    np.testing.assert_allclose(np.sort(member, axis=1), np.repeat([[0.0] * 4 + [1.0] * 4], 3, axis=0), atol=1e-4)
+
+
+def test_a_path_that_ended_starts_anew():
+    def ends(obs, action, noise):
+        return 1000.0 + obs, jnp.zeros(()), jnp.where(obs[0] > 0, 0.0, 1.0)
+
+    config = dataclasses.replace(
+        SMOKE, model_rollouts=8, model_capacity=64, rollout_schedule=RolloutSchedule(shortest=2, longest=2)
+    )
+    parts = maac._parts(config, envs.make("pendulum").spec)
+    rows = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), cases.host_batch(4))
+    real = parts.real_replay.init((maac._blank(parts.spec), jnp.zeros(2, bool)))
+    real = parts.real_replay.add(real, (rows, jnp.zeros((64, 2), bool)))
+    empty = parts.model_replay.init(maac._blank(parts.spec))
+    imagined, _ = parts.model_replay.contents(
+        maac._imagine(parts, ends, learner_of(parts), real, empty, jnp.asarray(0), KEY)
+    )
+    ended = np.asarray(imagined.obs[:8, 0] > 0)
+    assert 0 < ended.sum() < 8
+    assert (np.abs(imagined.obs[8:16][ended]) < 100).all()
+    np.testing.assert_array_equal(imagined.obs[8:16][~ended], imagined.next_obs[:8][~ended])
+
+
+def benchmark_spec(name="mbbl/halfcheetah"):
+    """A stand-in for a benchmark's spec, so that no simulator is needed."""
+    reward_fn = mbbl.reward_fn(name.split("/")[1])
+    return envs.make("pendulum").spec._replace(name=name, reward_fn=reward_fn, obs_dim=18, action_dim=6)
+
+
+def test_the_reward_inside_the_model():
+    spec = benchmark_spec()
+    obs, action, next_obs = jnp.full(18, 2.0), jnp.zeros(6), jnp.full(18, 5.0)
+    own = maac._model_reward(SMOKE, spec)
+    released = maac._model_reward(dataclasses.replace(SMOKE, model_reward_on="released"), spec)
+    assert own is spec.reward_fn
+    assert released(obs, action, next_obs) == mbbl.reward_fn("halfcheetah", reward_on="released")(obs, action, next_obs)
+    assert released(obs, action, next_obs) != own(obs, action, next_obs)
+
+
+def test_lengths_of_rollouts_over_iterations():
+    schedule = RolloutSchedule(first=20, last=100, shortest=1, longest=25)
+    # Linear from 20 to 100, rounded down: 1 + 24 * 40 / 80 = 13 in the middle.
+    lengths = [int(schedule.length(jnp.asarray(i))) for i in (0, 20, 23, 24, 60, 99, 100, 500)]
+    assert lengths == [1, 1, 1, 2, 13, 24, 25, 25]
+
+
+# Configurations.
+
+
+def as_env(spec):
+    return envs.make("pendulum")._replace(spec=spec)
+
+
+@pytest.mark.parametrize("name", sorted(maac.presets))
+def test_every_preset_makes_a_system(name):
+    config = maac.presets[name]
+    spec = benchmark_spec() if config.model_reward_on == "released" else envs.make("pendulum").spec
+    assert checked(config, spec) is config
+    system = maac.make(config, as_env(spec))
+    assert callable(system.step)
+
+
+@pytest.mark.parametrize("name", ["sac", "mbpo", "steve", "maac-h0", "maac-single-path", "maac-td"])
+def test_every_ablation_of_smoke_steps(name):
+    _, system, _, _ = cases.build(f"smoke/{name}")
+    state = jax.eval_shape(system.init, KEY)
+    after, metrics = jax.eval_shape(partial(system.step, batch=None), state)
+    assert shapes(after) == shapes(state)
+    needs_model = name != "sac"
+    assert (state.ensemble is not None) == needs_model == ("model/train_loss" in metrics)
+    assert (state.imagined is not None) == (name not in ("sac", "steve"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        *[({name: 0}, rf"{name}=0 must be positive") for name in ("iterations", "num_envs", "batch_size", "patience")],
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be positive"),
+        ({"initial_temperature": float("inf")}, "initial_temperature=inf must be positive"),
+        ({"horizon": -1}, "horizon=-1 must not be negative; 0"),
+        ({"steve_horizon": -2}, "steve_horizon=-2 must not be negative"),
+        ({"gamma": 1.01}, r"gamma=1.01 must lie in \[0, 1\]"),
+        ({"real_ratio": -0.1}, r"real_ratio=-0.1 must lie in \[0, 1\]"),
+        ({"policy_activation": "rellu"}, "policy_activation='rellu' is unknown: did you mean 'relu'"),
+        ({"model_activation": "swich"}, "model_activation='swich'.*'swish'"),
+        ({"rollout_schedule": RolloutSchedule(shortest=0)}, "rollout_schedule=.*length below 1; use real_ratio=1"),
+        ({"steps_per_iteration": 63}, "steps_per_iteration=63 must be a multiple of num_envs=2; the nearest is 64"),
+        ({"updates_per_iteration": 7, "model_refreshes": 2}, "updates_per_iteration=7.*model_refreshes=2"),
+        ({"model_rollouts": 65}, "model_rollouts=65 must be a multiple of ensemble_size=2"),
+        ({"batch_size": 17}, "batch_size=17 must be a multiple of ensemble_size=2; the nearest is 16"),
+        ({"initial_steps": 4096}, "real_capacity=1024 must hold initial_steps"),
+        ({"steps_per_iteration": 2048}, "real_capacity=1024 must hold"),
+        ({"model_reward_on": "released"}, "model_reward_on='released' exists for mbbl/.*'pendulum'"),
+    ],
+)
+def test_senseless_numbers_are_refused(changes, match):
+    with pytest.raises(InputError, match=match) as caught:
+        maac.make(dataclasses.replace(SMOKE, **changes), envs.make("pendulum"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_needs_an_end_that_it_can_see():
+    blind = as_env(envs.make("pendulum").spec._replace(observable_termination=False))
+    with pytest.raises(InputError, match="no model can know when"):
+        maac.make(SMOKE, blind)
+    assert callable(maac.make(maac.presets["smoke/sac"], blind).step)
+
+
+def test_ensembles_act_on_stored_transitions():
+    """What `fit` reads is what the replay holds."""
+    states, _ = cases.run("smoke", 3)
+    parts = maac._parts(SMOKE, envs.make("pendulum").spec)
+    (rows, held_out), size = parts.real_replay.contents(states[3].real)
+    own = ~np.asarray(held_out[: int(size), 0])
+    assert isinstance(rows, Transition)
+    inputs = np.concatenate([rows.obs, rows.action], axis=1)[: int(size)][own]
+    stats = states[3].ensemble.normaliser
+    np.testing.assert_allclose(stats.input_mean[0], inputs.mean(0), rtol=1e-3, atol=1e-4)
+    assert isinstance(states[3].ensemble, dynamics.EnsembleState)
