@@ -113,14 +113,14 @@ def main(argv: Sequence[str]) -> int:
     key = jax.random.key(arguments.seed)
     results: dict[str, Any] = {"config": dataclasses.asdict(config), "seed": arguments.seed, "gammas": {}}
     for gamma in config.gammas:
-        known, full = exact(gamma)
+        known, full = exact(gamma, config.horizon)
         rows = []
         for row in estimators(gamma, config.horizon, config.maac_horizons):
             rows.append(measure(row, known, full, draws=config.draws, chunk=config.chunk, key=key))
             console.say(f"gamma {gamma:g}: {row.name}, {rows[-1]['draws_per_second'] / 1e6:.2f} M draws/s")
         results["gammas"][f"{gamma:g}"] = rows
         title = f"double integrator, gamma = {gamma:g}, T = {config.horizon}, {config.draws:,} draws per estimator"
-        rich.console.Console(width=150).print(report.table(rows, title))
+        rich.console.Console(width=180).print(report.table(rows, title))
         report.draw(rows, title, out / f"gradient_variance_gamma{gamma:g}.png")
     repeats = max(5, config.draws // config.chunk)
     rates = recorded_noise_rate(known, horizon=config.horizon, chunk=config.chunk, repeats=repeats, key=key)

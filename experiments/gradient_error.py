@@ -31,7 +31,7 @@ class Config:
     """Seeds: each has its own data, model and critic."""
     gammas: tuple[float, ...] = (0.9, 0.99)
     """Discounts."""
-    transitions: tuple[int, ...] = (30, 100, 1000)
+    transitions: tuple[int, ...] = (20, 100, 1000)
     """Sizes of the data set: steps of the random policy that model and critic are fitted to."""
     horizons: tuple[int, ...] = (0, 1, 2, 3, 5, 10, 20, 50)
     """Model steps before the critic takes over."""
@@ -111,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments gradient_error", description=__doc__)
     config = _config(arguments)
     # Imported here, so that a refused argument needs no JAX.
-    from experiments._gradient_error import report
+    from experiments._gradient_error import figure, report
     from experiments._gradient_error.sweep import configurations, sweep
 
     name = "gradient_error"
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> int:
     check = report.monte_carlo_check(rows)
     report.write_summary(rows, check, out)
     for gamma in config.gammas:
-        report.draw([row for row in rows if row["gamma"] == gamma], out / f"gradient_error_gamma{gamma:g}.png")
+        figure.draw([row for row in rows if row["gamma"] == gamma], out / f"gradient_error_gamma{gamma:g}.png")
     console.say(
         f"true model, exact critic: {check['coordinates']} coordinates within {check['largest_z']:.2f} standard errors "
         f"of the truncated gradient; {len(rows)} records in {out} after {time.perf_counter() - began:.0f} s."

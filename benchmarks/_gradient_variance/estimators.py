@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks._gradient_variance.finite import FiniteValues, finite_gradient, finite_values, mean_to_go, value_to_go
 from jaxhybrid.envs import lqr
 from jaxhybrid.envs.lqr_functions import ExactCritic, exact_critic, policy_fn, q_fn, step_fn, value_fn
 from jaxhybrid.estimators import of_loss, pathwise, score_function
 from jaxhybrid.losses.pathwise import maac_loss
-from jaxhybrid.types import Array, Key
+from jaxhybrid.ops.gaussian import Gaussian
+from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = ["GAIN", "NOISE_STD", "Estimator", "Exact", "estimators", "exact", "finite_gradient"]
+__all__ = ["GAIN", "NOISE_STD", "Estimator", "Exact", "estimators", "exact"]
 
 GAIN = ((-0.1, -0.3),)
 NOISE_STD = 0.3
@@ -27,13 +29,15 @@ class Exact(NamedTuple):
 
     Attributes:
       gamma: the discount, ``[]``.
-      start_value: expected return from the start, ``[]``.
       critic: exact critics of the policy.
+      finite: exact values of up to ``T`` steps.
+      mean_to_go: the best constant baseline of the return of ``T`` steps, ``[]``.
     """
 
     gamma: Array
-    start_value: Array
     critic: ExactCritic
+    finite: FiniteValues
+    mean_to_go: Array
 
 
 class Estimator(NamedTuple):
@@ -52,31 +56,24 @@ class Estimator(NamedTuple):
     draw: Callable[[Exact, Key], Array]
 
 
-def exact(gamma: float) -> tuple[Exact, np.ndarray]:
-    """Returns what the estimators are given and the gradient of the return without end, ``[A, D]`` in float64."""
+def exact(gamma: float, horizon: int) -> tuple[Exact, np.ndarray]:
+    """Returns what the estimators are given and the gradient of the return without end, ``[A, D]`` in float64.
+
+    Args:
+      gamma: discount.
+      horizon: steps ``T`` of the score-function and the pathwise roll-outs.
+    """
     with jax.enable_x64(True):
         problem, gain = lqr.double_integrator(gamma), jnp.array(GAIN)
-        start_value = lqr.value(problem, gain, problem.start_mean, NOISE_STD)
-        known = Exact(problem.gamma, start_value, exact_critic(problem, gain, NOISE_STD))
+        known = Exact(
+            problem.gamma,
+            exact_critic(problem, gain, NOISE_STD),
+            finite_values(problem, np.array(GAIN), NOISE_STD, horizon),
+            jnp.asarray(mean_to_go(problem, np.array(GAIN), NOISE_STD, horizon)),
+        )
         full = np.asarray(lqr.policy_gradient(problem, gain, noise_std=NOISE_STD))
         arrays = jax.tree.map(lambda x: np.asarray(x, np.float32), known)
     return jax.tree.map(jnp.asarray, arrays), full
-
-
-def finite_gradient(gamma: float, horizon: int) -> np.ndarray:
-    """Returns the exact gradient of ``E sum_{t<H} gamma^t r_t``, ``[A, D]``.
-
-    ``E r_t = -1/2 [tr((Q + K' R K) S_t) + tr(R Sigma)]`` with the second moments ``S_t``, differentiated in ``K``.
-    """
-    with jax.enable_x64(True):
-        problem = lqr.double_integrator(gamma)
-
-        def expected_return(gain: Array) -> Array:
-            moments = lqr.second_moments(problem, gain, horizon=horizon - 1, noise_std=NOISE_STD)
-            cost = problem.Q + gain.T @ problem.R @ gain
-            return -0.5 * jnp.sum(gamma ** jnp.arange(horizon) * jnp.einsum("ij,tij->t", cost, moments))
-
-        return np.asarray(jax.grad(expected_return)(jnp.array(GAIN)))
 
 
 def estimators(gamma: float, horizon: int, maac_horizons: Sequence[int]) -> list[Estimator]:
@@ -87,59 +84,73 @@ def estimators(gamma: float, horizon: int, maac_horizons: Sequence[int]) -> list
       horizon: steps ``T`` of the score-function and the pathwise roll-outs.
       maac_horizons: horizons of the model-augmented objective.
     """
-    problem, gain = lqr.double_integrator(), jnp.array(GAIN)
-    start = problem.start_mean
-    policy = functools.partial(policy_fn, noise_std=NOISE_STD)
-    model = functools.partial(step_fn, problem=problem)
-
-    def truncated(h: int) -> np.ndarray:
-        with jax.enable_x64(True):
-            exact_problem = lqr.double_integrator(gamma)
-            return np.asarray(lqr.policy_gradient(exact_problem, jnp.array(GAIN), horizon=h, noise_std=NOISE_STD))
-
-    def rollout(
-        estimator: Callable, *, baseline: str = "none", terminal: bool = False
-    ) -> Callable[[Exact, Key], Array]:
-        def draw(known: Exact, key: Key) -> Array:
-            exact_value = functools.partial(value_fn, critic=known.critic)
-            baselines = {"none": None, "constant": lambda obs: known.start_value, "value": exact_value}
-            bound = {} if baseline == "none" else {"baseline_fn": baselines[baseline]}
-            return estimator(
-                gain,
-                start,
-                key,
-                policy_fn=policy,
-                step_fn=model,
-                horizon=horizon,
-                gamma=known.gamma,
-                value_fn=exact_value if terminal else None,
-                **bound,
-            )[0]
-
-        return draw
-
-    def augmented(h: int) -> Callable[[Exact, Key], Array]:
-        def draw(known: Exact, key: Key) -> Array:
-            critic = functools.partial(q_fn, critic=known.critic)
-            bound = {"policy_fn": policy, "step_fn": model, "q_fn": critic, "horizon": h, "gamma": known.gamma}
-            return of_loss(maac_loss)(gain, start, key, **bound)[0]
-
-        return draw
-
-    ends, finite = f"return of {horizon} steps", finite_gradient(gamma, horizon)
-    bootstraps, frozen = f"truncated at {horizon - 1}", truncated(horizon - 1)
+    with jax.enable_x64(True):
+        problem = lqr.double_integrator(gamma)
+        finite = finite_gradient(problem, np.array(GAIN), NOISE_STD, horizon)
+        truncated = {
+            h: np.asarray(lqr.policy_gradient(problem, jnp.array(GAIN), horizon=h, noise_std=NOISE_STD))
+            for h in {*maac_horizons, horizon - 1}
+        }
+    ends, bootstraps, frozen = f"return of {horizon} steps", f"truncated at {horizon - 1}", truncated[horizon - 1]
+    score = functools.partial(_rollout, score_function, horizon)
     rows = [
-        Estimator("score function", ends, finite, rollout(score_function)),
-        Estimator("score function, constant baseline", ends, finite, rollout(score_function, baseline="constant")),
-        Estimator("score function, value baseline", ends, finite, rollout(score_function, baseline="value")),
-        Estimator(
-            "score function, value baseline and tail",
-            bootstraps,
-            frozen,
-            rollout(score_function, baseline="value", terminal=True),
-        ),
-        Estimator("pathwise", ends, finite, rollout(pathwise)),
-        Estimator("pathwise, value tail", bootstraps, frozen, rollout(pathwise, terminal=True)),
+        Estimator("score function", ends, finite, score()),
+        Estimator("score function, constant baseline", ends, finite, score(baseline="constant")),
+        Estimator("score function, exact value baseline", ends, finite, score(baseline="value to go")),
+        Estimator("score function, value baseline and tail", bootstraps, frozen, score(baseline="value", tail=True)),
+        Estimator("pathwise", ends, finite, _rollout(pathwise, horizon)),
+        Estimator("pathwise, value tail", bootstraps, frozen, _rollout(pathwise, horizon, tail=True)),
     ]
-    rows += [Estimator(f"MAAC, H = {h}", f"truncated at {h}", truncated(h), augmented(h)) for h in maac_horizons]
-    return rows
+    return rows + [Estimator(f"MAAC, H = {h}", f"truncated at {h}", truncated[h], _maac(h)) for h in maac_horizons]
+
+
+def _policy(gain: Array, obs: Array) -> Gaussian:
+    # A third coordinate, where there is one, counts the steps to go; the policy does not look at it.
+    return policy_fn(gain, obs[:2], noise_std=NOISE_STD)
+
+
+def _step(obs: Array, action: Array, noise: PyTree) -> tuple[Array, Array, Array]:
+    next_obs, reward, discount = step_fn(obs[:2], action, noise, problem=lqr.double_integrator())
+    return jnp.concatenate([next_obs, obs[2:] - 1.0]), reward, discount
+
+
+def _rollout(
+    estimator: Callable[..., Any], horizon: int, *, baseline: str | None = None, tail: bool = False
+) -> Callable[[Exact, Key], Array]:
+    """Returns one draw of a roll-out estimator; ``tail`` continues the return with the exact value."""
+    start = [1.0, 1.0, horizon] if baseline == "value to go" else [1.0, 1.0]
+
+    def draw(known: Exact, key: Key) -> Array:
+        value = functools.partial(value_fn, critic=known.critic)
+        baselines = {
+            "constant": lambda obs: known.mean_to_go,
+            "value to go": lambda obs: value_to_go(known.finite, obs[:2], obs[2]),
+            "value": value,
+        }
+        bound = {"baseline_fn": baselines[baseline]} if baseline else {}
+        return estimator(
+            jnp.array(GAIN),
+            jnp.array(start),
+            key,
+            policy_fn=_policy,
+            step_fn=_step,
+            horizon=horizon,
+            gamma=known.gamma,
+            value_fn=value if tail else None,
+            **bound,
+        )[0]
+
+    return draw
+
+
+def _maac(horizon: int) -> Callable[[Exact, Key], Array]:
+    """Returns one draw of the model-augmented estimator with the true model and the exact critic."""
+
+    def draw(known: Exact, key: Key) -> Array:
+        critic = functools.partial(q_fn, critic=known.critic)
+        loss = functools.partial(
+            maac_loss, policy_fn=_policy, step_fn=_step, q_fn=critic, horizon=horizon, gamma=known.gamma
+        )
+        return of_loss(loss)(jnp.array(GAIN), jnp.ones(2), key)[0]
+
+    return draw

@@ -18,7 +18,7 @@ def table(rows: Rows, title: str) -> rich.table.Table:
     """Returns the table that is printed: bias against both truths, variance, signal and cost."""
     shown = rich.table.Table(title=title)
     for name in ("estimator", "estimates", "bias / s.e.", "vs full: rel. L1", "cosine"):
-        shown.add_column(name, justify="left" if name in ("estimator", "estimates") else "right")
+        shown.add_column(name, justify="left" if name in ("estimator", "estimates") else "right", no_wrap=True)
     for name in ("var K1", "var K2", "total var", "SNR", "draws/s", "var x cost"):
         shown.add_column(name, justify="right")
     for row in rows:

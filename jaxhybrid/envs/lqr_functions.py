@@ -1,8 +1,4 @@
-"""The linear-quadratic problem as the functions that losses and estimators take: policy, step, exact critics.
-
-Matrices are applied by elementwise products and sums: under ``vmap`` over many draws these fuse with what surrounds
-them, which a batch of tiny matrix products does not.
-"""
+"""The linear-quadratic problem as the functions that losses and estimators take: policy, step, exact critics."""
 
 from __future__ import annotations
 
@@ -75,7 +71,7 @@ def q_fn(obs: Array, action: Array, *, critic: ExactCritic) -> Array:
 
 def policy_fn(gain: Array, obs: Array, *, noise_std: float | Array) -> Gaussian:
     """Returns the linear-Gaussian policy ``N(K s, sigma^2)``, differentiable in the gain ``[A, D]``."""
-    mean = _product(gain, obs)
+    mean = gain @ obs
     return Gaussian(mean, jnp.broadcast_to(jnp.log(jnp.asarray(noise_std, mean.dtype)), mean.shape))
 
 
@@ -95,12 +91,8 @@ def step_fn(obs: Array, action: Array, noise: PyTree, *, problem: Problem) -> tu
     if is_concrete(problem.process_scale) and np.any(np.asarray(problem.process_scale)):
         raise InputError("problem.process_scale is not zero, and this step draws no noise: step lqr.make(problem).")
     reward = -0.5 * (_quadratic(problem.Q, obs) + _quadratic(problem.R, action))
-    return _product(problem.A, obs) + _product(problem.B, action), reward, jnp.ones((), obs.dtype)
-
-
-def _product(matrix: Array, vector: Array) -> Array:
-    return jnp.sum(matrix * vector[None], axis=1)
+    return problem.A @ obs + problem.B @ action, reward, jnp.ones((), obs.dtype)
 
 
 def _quadratic(matrix: Array, vector: Array) -> Array:
-    return jnp.sum(vector * _product(matrix, vector))
+    return vector @ matrix @ vector

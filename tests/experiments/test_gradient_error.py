@@ -106,7 +106,7 @@ def test_lemma_bound_is_the_closed_form_of_its_sum():
 
 def test_small_run(tmp_path, capsys):
     out = tmp_path / "run"
-    argv = "--preset smoke --seeds 2 --gammas 0.9 --transitions 40 --horizons 0 2 --epochs 20 --updates 50 --draws 64"
+    argv = "--preset smoke --seeds 2 --gammas 0.9 --transitions 40 --horizons 0 1 --epochs 20 --updates 50 --draws 64"
     assert gradient_error.main([*argv.split(), "--out", str(out), "--no-progress"]) == 0
     rows = records.read(out)
     assert len(rows) == 2 * 4 * 2

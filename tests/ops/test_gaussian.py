@@ -122,10 +122,12 @@ def test_entropy_by_monte_carlo(make):
 
 
 @pytest.mark.float64
-def test_tanh_entropy_against_integration():
-    record = TanhGaussian(jnp.array([0.8]), jnp.array([-0.2]))
-    u = np.linspace(-12, 12, 20001)
-    normal = scipy.stats.norm(0.8, np.exp(-0.2))
-    slope = np.log1p(-(np.tanh(u[1:-1]) ** 2), where=np.abs(u[1:-1]) < 9, out=2 * np.log(2) - 2 * np.abs(u[1:-1]))
-    expected = normal.entropy() + np.trapezoid(normal.pdf(u[1:-1]) * slope, u[1:-1])
-    assert record.entropy() == pytest.approx(expected, abs=2e-4)
+@pytest.mark.parametrize("log_std", [-5.0, 0.0, 2.0])
+@pytest.mark.parametrize("mean", [0.0, 0.8, 30.0])
+def test_tanh_entropy_against_integration(mean, log_std):
+    normal = scipy.stats.norm(mean, np.exp(log_std))
+    u = mean + np.exp(log_std) * np.linspace(-10, 10, 200_001)
+    slope = 2 * (np.log(2) - np.abs(u) - np.log1p(np.exp(-2 * np.abs(u))))
+    expected = normal.entropy() + np.trapezoid(normal.pdf(u) * slope, u)
+    entropy = TanhGaussian(jnp.array([mean]), jnp.array([log_std])).entropy()
+    assert entropy == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,275 @@
+"""Every loss, estimator, pure environment and system through the contract of its kind.
+
+A new loss or estimator is found by its signature and must be given a case here.
+"""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxhybrid import envs, estimators, losses, systems
+from jaxhybrid.losses.critic import entropy_temperature_loss, squared_error
+from jaxhybrid.losses.pathwise import maac_loss
+from jaxhybrid.ops.gaussian import TanhGaussian
+from jaxhybrid.types import Env, System, TimeStep
+from tests.systems import cases
+
+KEY = jax.random.key(0)
+KEYS = jax.random.split(KEY, 3)
+
+
+def close(a, b, rtol=1e-4, atol=1e-5):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=atol), a, b)
+
+
+def same_bits(a, b):
+    def data(x):
+        return jax.random.key_data(x) if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key) else x
+
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(data(x), data(y)), a, b)
+
+
+# Losses and estimators: (params, example, key, *, ...) -> (value, aux).
+
+POLICY = {"gain": jnp.array([[0.3, -0.2, 0.1], [0.0, 0.4, -0.5]]), "log_std": jnp.array([-0.5, -1.0])}
+OBS = jnp.array([0.5, -1.0, 0.2])
+
+
+def policy_fn(params, obs):
+    return TanhGaussian(params["gain"] @ obs, params["log_std"])
+
+
+def step_fn(obs, action, key):
+    noise = 0.1 * jax.random.normal(key, obs.shape)
+    next_obs = 0.9 * obs + 0.3 * jnp.sin(action[0]) + noise
+    return next_obs, -jnp.sum(next_obs**2) - action[1], 1.0 - (next_obs[0] > 2.0).astype(obs.dtype)
+
+
+def q_fn(obs, action):
+    return jnp.stack([-jnp.sum(obs**2) + action[0], -jnp.sum(jnp.abs(obs)) - action[1] ** 2])
+
+
+WALK = {"policy_fn": policy_fn, "step_fn": step_fn, "horizon": 2, "gamma": 0.9}
+
+LOSSES = {
+    maac_loss: (POLICY, OBS, WALK | {"q_fn": q_fn, "temperature": 0.1, "num_paths": 2}),
+    squared_error: (
+        jnp.array([0.3, -0.7]),
+        (OBS, jnp.array([0.1, 0.4]), jnp.array(1.5)),
+        {"q_fn": lambda params, obs, action: params * jnp.sum(obs) + action[:1]},
+    ),
+    entropy_temperature_loss: (jnp.array(-0.3), jnp.array(1.2), {"target_entropy": -2.0}),
+}
+ESTIMATORS = {
+    estimators.score_function: (POLICY, OBS, WALK | {"value_fn": lambda s: -jnp.sum(s**2)}),
+    estimators.pathwise: (POLICY, OBS, WALK | {"value_fn": lambda s: -jnp.sum(s**2)}),
+}
+ALL = LOSSES | ESTIMATORS
+
+
+def name_of(value):
+    return value.__name__ if callable(value) else ""
+
+
+def public_functions(package):
+    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        module = importlib.import_module(info.name)
+        yield from (getattr(module, name) for name in module.__all__)
+
+
+def positional(fn):
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter for parameter in inspect.signature(fn).parameters.values() if parameter.kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("package", "known"), [(losses, LOSSES), (estimators, ESTIMATORS)], ids=["losses", "estimators"]
+)
+def test_every_member_has_a_case(package, known):
+    members = {
+        fn
+        for fn in public_functions(package)
+        if inspect.isfunction(fn) and [p.name for p in positional(fn)][2:3] == ["key"]
+    }
+    assert members == set(known)
+
+
+@pytest.mark.parametrize("fn", ALL, ids=name_of)
+def test_signature(fn):
+    params, _, key = positional(fn)
+    assert params.name.endswith("params") or params.name.startswith("log_")
+    assert key.name == "key"
+    assert all(p.default is inspect.Parameter.empty for p in positional(fn))
+    assert all(
+        p.kind is inspect.Parameter.KEYWORD_ONLY
+        for p in inspect.signature(fn).parameters.values()
+        if p not in positional(fn)
+    )
+    assert inspect.getdoc(fn).count("\n\n") >= 2, "one line, the equation, Args"
+
+
+def gradient_of(fn):
+    """``(params, example, key) -> (grads, aux)`` of a loss or an estimator, with the loss among the aux."""
+    _, _, bound = ALL[fn]
+    estimator = partial(fn, **bound)
+    return estimators.of_loss(estimator) if fn in LOSSES else estimator
+
+
+@functools.cache
+def compiled(fn):
+    return jax.jit(gradient_of(fn))
+
+
+@pytest.mark.parametrize("fn", ALL, ids=name_of)
+def test_values_gradients_and_traces(fn):
+    params, example, bound = ALL[fn]
+    run = compiled(fn)
+    grads, aux = run(params, example, KEYS[0])
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
+    assert all(g.shape == p.shape and np.isfinite(g).all() for g, p in zip(*map(jax.tree.leaves, (grads, params))))
+    assert any(jnp.any(g != 0) for g in jax.tree.leaves(grads))
+    assert all(isinstance(name, str) and value.shape == () and np.isfinite(value) for name, value in aux.items())
+    if fn in LOSSES:
+        loss, own_aux = jax.eval_shape(partial(fn, **bound), params, example, KEYS[0])
+        assert loss.shape == () and jnp.issubdtype(loss.dtype, jnp.floating)
+        assert isinstance(own_aux, dict)
+
+    same_bits(run(params, example, KEYS[0]), (grads, aux))
+    run(jax.tree.map(lambda x: x + 0.1, params), example, KEYS[1])
+    assert run._cache_size() == 1
+    close(gradient_of(fn)(params, example, KEYS[0]), (grads, aux))
+
+
+@pytest.mark.parametrize("fn", ALL, ids=name_of)
+def test_vmap_is_a_loop(fn):
+    params, example, _ = ALL[fn]
+    examples = jax.tree.map(lambda x: jnp.stack([x, x + 0.1, x - 0.2]), example)
+    together = jax.jit(jax.vmap(gradient_of(fn), in_axes=(None, 0, 0)))(params, examples, KEYS)
+    alone = [compiled(fn)(params, jax.tree.map(lambda x, i=i: x[i], examples), KEYS[i]) for i in range(3)]
+    close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone))
+
+
+# Pure environments: those that need no simulator.
+
+PURE = [name for name in envs.names() if not name.startswith(("brax/", "gymnasium/", "mbbl/"))]
+
+
+@functools.cache
+def environment(name):
+    env = envs.make(name)
+    return env, jax.jit(env.reset), jax.jit(env.step)
+
+
+def action_of(env):
+    return jnp.linspace(0.3, -0.4, env.spec.action_dim)
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_environment_shapes_and_facts(name):
+    env, reset, step = environment(name)
+    assert isinstance(env, Env)
+    spec = env.spec
+    env_state, obs = reset(KEY)
+    action = action_of(env)
+    after, time_step = step(env_state, action, KEYS[0])
+    assert isinstance(time_step, TimeStep)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, env_state)
+    assert obs.shape == time_step.obs.shape == (spec.obs_dim,)
+    assert obs.dtype == time_step.obs.dtype == time_step.reward.dtype == jnp.float32
+    assert time_step.reward.shape == time_step.terminated.shape == time_step.truncated.shape == ()
+    assert time_step.terminated.dtype == time_step.truncated.dtype == bool
+    assert spec.action_low.shape == spec.action_high.shape == (spec.action_dim,)
+    assert (spec.action_low < spec.action_high).all()
+    if spec.reward_fn is not None:
+        close(spec.reward_fn(obs, action, time_step.obs), time_step.reward)
+    if spec.terminated_fn is not None:
+        assert spec.terminated_fn(obs, action, time_step.obs) == time_step.terminated
+    assert spec.name == name
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_environment_steps_are_pure(name):
+    env, reset, step = environment(name)
+    env_state, _ = reset(KEY)
+    action = action_of(env)
+    alone = [step(env_state, action, k) for k in KEYS]
+    same_bits(step(env_state, action, KEYS[0]), alone[0])
+    step(alone[0][0], action, KEYS[1])
+    assert step._cache_size() == 1
+    close(env.step(env_state, action, KEYS[0]), alone[0])
+    close(env.reset(KEYS[1]), reset(KEYS[1]))
+    together = jax.vmap(step, in_axes=(None, None, 0))(env_state, action, KEYS)
+    close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone))
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_environment_is_truncated_at_its_limit_and_not_before(name):
+    env, reset, _ = environment(name)
+    env_state, _ = reset(KEY)
+
+    def advance(carry, _):
+        carry, time_step = env.step(carry, jnp.zeros(env.spec.action_dim), KEY)
+        return carry, time_step.truncated
+
+    truncated = jax.jit(lambda s: jax.lax.scan(advance, s, None, length=env.spec.max_episode_steps)[1])(env_state)
+    assert truncated.tolist() == [False] * (env.spec.max_episode_steps - 1) + [True]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_environment_is_differentiable_as_declared(name):
+    env, reset, _ = environment(name)
+    env_state, _ = reset(KEY)
+    for declared, pick in (
+        (env.spec.differentiable_transition, lambda t: jnp.sum(t.obs)),
+        (env.spec.differentiable_reward, lambda t: t.reward),
+    ):
+        if declared:
+            gradient = jax.grad(lambda a, pick=pick: pick(env.step(env_state, a, KEY)[1]))(action_of(env))
+            assert np.isfinite(gradient).all() and np.any(gradient != 0)
+
+
+# Systems: the smoke preset of each.
+
+
+def system_modules():
+    for info in pkgutil.iter_modules(systems.__path__, systems.__name__ + "."):
+        module = importlib.import_module(info.name)
+        if hasattr(module, "make"):
+            yield info.name.split(".")[-1]
+
+
+def test_every_system_has_a_case():
+    assert list(system_modules()) == ["maac"]
+
+
+def test_system_steps_have_the_shape_of_scan():
+    _, system, init, step = cases.build("smoke")
+    assert isinstance(system, System)
+    states, metrics = cases.run("smoke", 3)
+    for state, logged in zip(states[1:], metrics):
+        assert jax.tree.structure(state) == jax.tree.structure(states[0])
+        assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, states[0])
+        assert list(logged) == list(metrics[0])
+        assert all(isinstance(name, str) and value.shape == () for name, value in logged.items())
+    assert step._cache_size() == 1
+    same_bits(step(states[1], None), (states[2], metrics[1]))
+    same_bits(init(jax.random.key(0)), states[0])
+    assert len({tuple(jax.random.key_data(state.key).tolist()) for state in states}) == len(states)
+
+
+def test_system_actions_are_pure_and_inside_the_box():
+    _, system, _, _ = cases.build("smoke")
+    state = cases.run("smoke", 3)[0][3]
+    act = jax.jit(partial(system.act, deterministic=False))
+    action = act(state, jnp.ones(3), KEY)
+    assert action.shape == (1,)
+    assert jnp.abs(action[0]) < 1
+    same_bits(act(state, jnp.ones(3), KEY), action)
+    assert act(state, jnp.ones(3), KEYS[1]) != action
