@@ -38,56 +38,38 @@ def table(rows: Rows, title: str) -> rich.table.Table:
 
 
 def draw(rows: Rows, title: str, path: Path) -> None:
-    """Draws variance and bias of every estimator, and its error against the time spent on draws."""
+    """Draws variance, bias against the gradient of the return, and cost of every estimator."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (variances, biases, errors) = plt.subplots(
-        1, 3, figsize=(15.0, 5.6), layout="constrained", width_ratios=(1.0, 1.0, 1.25)
-    )
-    names = [row["estimator"] for row in rows]
+    figure, panels = plt.subplots(1, 3, figsize=(13.5, 5.2), layout="constrained", sharey=True)
+    variances, biases, seconds = panels
     positions = np.arange(len(rows))[::-1]
-    # Paul Tol's "muted" scheme has a colour for every estimator, told apart by most kinds of colour vision.
-    muted = (
-        "#332288",
-        "#88CCEE",
-        "#44AA99",
-        "#117733",
-        "#999933",
-        "#DDCC77",
-        "#CC6677",
-        "#882255",
-        "#AA4499",
-        "#777777",
-    )
-    colours = [muted[i % len(muted)] for i in range(len(rows))]
-    styles = ["-" if "MAAC" not in name else "--" for name in names]
+    # Okabe and Ito's colours, one for each family of estimators.
+    families = {"score": "#0072B2", "pathwise": "#D55E00", "MAAC": "#009E73"}
+    colours = [
+        next(colour for family, colour in families.items() if row["estimator"].startswith(family)) for row in rows
+    ]
     scale = float(np.linalg.norm(rows[0]["full"]))
     variances.barh(positions, [row["total_variance"] / scale**2 for row in rows], color=colours)
-    variances.set_xlabel("variance of one draw / |full gradient|$^2$")
-    variances.set_yticks(positions, names)
-    biases.barh(positions, [np.linalg.norm(row["bias_full"]) / scale for row in rows], color=colours)
-    # Below one standard error of the mean nothing can be said about a bias.
-    floors = [np.linalg.norm(row["standard_error"]) / scale for row in rows]
-    biases.plot(floors, positions, "|", color="black", markersize=13, label="standard error of the mean")
-    biases.set_yticks(positions, [])
-    biases.set_xlabel("|bias against the full gradient| / |full gradient|")
-    biases.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.09), fontsize=9)
-    seconds = np.geomspace(1e-5, 10.0, 100)
-    for row, colour, style in zip(rows, colours, styles):
-        # The bias that the closed forms give: the measured one ends in the noise of its own mean.
-        bias = np.linalg.norm(np.asarray(row["truth"]) - np.asarray(row["full"]))
-        error = np.sqrt(bias**2 + row["total_variance"] * row["wall_seconds_per_draw"] / seconds) / scale
-        errors.plot(seconds, error, style, color=colour, label=row["estimator"])
-    errors.set_xlabel("seconds spent on draws (on the machine of this run)")
-    errors.set_ylabel("root-mean-square error / |full gradient|")
-    errors.set_yscale("log")
-    errors.legend(frameon=False, fontsize=8, loc="upper right")
-    for panel in (variances, biases, errors):
-        panel.set_xscale("log")
-        panel.grid(True, alpha=0.3)
+    variances.set_xlabel("total variance of one draw / |full gradient|$^2$")
+    variances.set_xscale("log")
+    variances.set_yticks(positions, [row["estimator"] for row in rows])
+    errors = [np.linalg.norm(row["standard_error"]) / scale for row in rows]
+    bias = [np.linalg.norm(row["bias_full"]) / scale for row in rows]
+    biases.barh(positions, bias, color=colours, xerr=errors, capsize=3)
+    biases.set_xlabel("|bias against the full gradient| / |full gradient|\n(whisker: standard error)")
+    # The standard error of n draws is sqrt(variance / n), so n = 10^4 variance / |mean|^2.
+    needed = [
+        1e4 * row["total_variance"] * row["wall_seconds_per_draw"] / np.sum(np.square(row["truth"])) for row in rows
+    ]
+    seconds.barh(positions, needed, color=colours)
+    seconds.set_xlabel("seconds of draws until the standard error\nis 1 % of the gradient that is estimated")
+    seconds.set_xscale("log")
+    for panel in panels:
+        panel.grid(True, axis="x", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     figure.savefig(path, dpi=100)
