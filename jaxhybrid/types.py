@@ -111,7 +111,7 @@ class TerminatedFn(Protocol):
 
 
 class Loss(Protocol):
-    """``loss(params, example, key, **bound) -> (loss [], aux)``: the gradient with respect to ``params`` is the point."""
+    """``loss(params, example, key, **bound) -> (loss [], aux)``; what matters is its gradient in ``params``."""
 
     def __call__(self, params: PyTree, example: PyTree, key: Key, /) -> tuple[Array, dict[str, Array]]: ...
 
@@ -187,8 +187,8 @@ class HostEnv(NamedTuple):
     Attributes:
       reset: ``reset(seed: int) -> (env_state, obs [N, D])``.
       step: ``step(env_state, action [N, A]) -> (env_state, TimeStep of [N, ...])``; never resets.
-      reset_where: ``reset_where(env_state, obs [N, D], mask [N]) -> (env_state, obs [N, D])`` resets the instances whose
-        mask is True and leaves the state and observation of the others as they are.
+      reset_where: ``reset_where(env_state, obs [N, D], mask [N]) -> (env_state, obs [N, D])`` resets the instances
+        whose mask is True and leaves the state and observation of the others as they are.
       close: frees the simulators.
       num_envs: ``N``.
       spec: as for `Env`.

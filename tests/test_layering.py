@@ -27,9 +27,7 @@ LAYERS = (
 SIMULATORS = {"brax": "envs.brax", "mujoco": "envs.gymnasium", "gymnasium": "envs.gymnasium"}
 
 MAX_FILE, MAX_FUNCTION = 400, 60
-LONG = {
-    "systems.maac": "one algorithm reads as one piece, from collection to update",
-}
+LONG: dict[str, str] = {}  # name of a module -> why it may be longer
 
 
 def modules():

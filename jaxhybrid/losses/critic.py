@@ -16,7 +16,14 @@ from jaxhybrid.ops.returns import interpolate_horizons
 from jaxhybrid.rollout import unroll
 from jaxhybrid.types import Array, Key, PyTree, QFn, StepFn, Transition
 
-__all__ = ["entropy_temperature_loss", "expansion_values", "soft_bootstrap", "squared_error", "steve_target"]
+__all__ = [
+    "entropy_temperature_loss",
+    "expansion_values",
+    "path_targets",
+    "soft_bootstrap",
+    "squared_error",
+    "steve_target",
+]
 
 
 def squared_error(
@@ -114,10 +121,56 @@ def expansion_values(
         reward = jnp.concatenate([reward, path.reward])
         discount = jnp.concatenate([discount, path.discount])
         reached = jnp.concatenate([path.obs, path.final_obs[None]])
-    bootstrap = jax.vmap(lambda s, k: soft_bootstrap(s, k, policy_fn=policy_fn, q_fn=q_fn, temperature=temperature))(
-        reached, jax.random.split(value_key, horizon + 1)
+    return path_targets(
+        reward,
+        discount,
+        reached,
+        value_key,
+        policy_fn=policy_fn,
+        q_fn=q_fn,
+        gamma=gamma,
+        temperature=temperature,
+        cumulative_discount=cumulative_discount,
     )
-    powers = gamma ** jnp.arange(horizon + 1)
+
+
+def path_targets(
+    reward: Array,
+    discount: Array,
+    reached: Array,
+    key: Key,
+    *,
+    policy_fn: Any,
+    q_fn: QFn,
+    gamma: Array | float,
+    temperature: Array | float = 0.0,
+    cumulative_discount: bool = True,
+) -> Array:
+    """Targets of every depth along one recorded path; the formula of `expansion_values`.
+
+    Args:
+      reward: rewards, ``[H+1]``.
+      discount: 0 iff the step terminated, ``[H+1]``.
+      reached: observations after each step, ``[H+1, D]``.
+      key: draws of the bootstrap actions.
+      policy_fn: policy with bound parameters, ``policy_fn(obs)`` -> distribution record.
+      q_fn: (slow) critics with bound parameters, ``(obs, action) -> []`` or ``[C]``.
+      gamma: discount factor.
+      temperature: weight of the entropy in the bootstrap.
+      cumulative_discount: see `expansion_values`.
+
+    Returns:
+      Candidate targets, ``[H+1, C]``.
+
+    Raises:
+      AssertionError: unequal lengths.
+    """
+    chex.assert_equal_shape_prefix([reward, discount, reached], 1)
+    depths = reward.shape[0]
+    bootstrap = jax.vmap(lambda s, k: soft_bootstrap(s, k, policy_fn=policy_fn, q_fn=q_fn, temperature=temperature))(
+        reached, jax.random.split(key, depths)
+    )
+    powers = gamma ** jnp.arange(depths)
     alive = jnp.cumprod(discount) if cumulative_discount else discount
     before = jnp.concatenate([jnp.ones((1,), alive.dtype), alive[:-1]])
     return jnp.cumsum(powers * before * reward)[:, None] + (gamma * powers * alive)[:, None] * bootstrap

@@ -11,7 +11,7 @@ import pytest
 from jaxhybrid import envs
 from jaxhybrid.envs import mbbl
 from jaxhybrid.errors import InputError
-from jaxhybrid.systems import maac
+from jaxhybrid.systems import maac, maac_updates
 from jaxhybrid.systems.maac_config import RolloutSchedule, checked
 from tests.systems import cases
 
@@ -99,7 +99,7 @@ def test_acting():
     _, system, _, _ = cases.build("smoke")
     states, _ = cases.run("smoke", 3)
     obs, keys = jnp.array([1.0, 0.0, 0.5]), jax.random.split(KEY, 200)
-    distribution = maac._parts(SMOKE, SPEC).policy.apply(states[3].learner.policy_params, obs)
+    distribution = maac_updates.make_parts(SMOKE, SPEC).policy.apply(states[3].learner.policy_params, obs)
 
     @partial(jax.jit, static_argnums=1)
     def act(state, deterministic):
@@ -199,7 +199,7 @@ def test_delayed_replay_leaves_out_the_newest_steps(delayed, refused):
 @functools.cache
 def learner():
     """A learner whose slow critics differ from the fast ones; all variants of smoke share its shapes."""
-    fresh = jax.jit(lambda k: maac._init_learner(maac._parts(SMOKE, SPEC), k))(KEY)
+    fresh = jax.jit(lambda k: maac_updates.init_learner(maac_updates.make_parts(SMOKE, SPEC), k))(KEY)
     slow = jax.tree.map(lambda x: x + 0.1, fresh.target_params)
     return fresh._replace(target_params=slow, log_temperature=jnp.log(0.3))
 
@@ -253,7 +253,7 @@ def test_the_sac_preset_makes_the_textbook_update():
     config = dataclasses.replace(maac.presets["smoke/sac"], target_update_interval=2)
     start, batch = learner(), rows_of(cases.host_batch(3, num_steps=8))
     batch = batch._replace(discount=batch.discount.at[::3].set(0.0))
-    update = jax.jit(partial(maac._update, maac._parts(config, SPEC), None))
+    update = jax.jit(partial(maac_updates.update, maac_updates.make_parts(config, SPEC), None))
     got, metrics = update(start, batch, KEY)
 
     # The same noise, drawn from where the update draws it.
@@ -293,7 +293,7 @@ def test_the_sac_preset_makes_the_textbook_update():
 
 
 def test_rows_are_dealt_to_members_in_turn():
-    groups = maac._grouped({"row": jnp.arange(6)}, 3)["row"]
+    groups = maac_updates.grouped({"row": jnp.arange(6)}, 3)["row"]
     np.testing.assert_array_equal(groups, [[0, 3], [1, 4], [2, 5]])
 
 
@@ -301,7 +301,7 @@ def test_paths_of_one_state_meet_different_members():
     config = dataclasses.replace(
         SMOKE, ensemble_size=4, batch_size=8, num_paths=3, horizon=1, trajectory_sampling="tsinf", gamma=1.0
     )
-    parts = maac._parts(config, SPEC)
+    parts = maac_updates.make_parts(config, SPEC)
     # Critics and temperature count nothing: the value is the reward, a number that tells member and state.
     old = learner()
     old = old._replace(critic_params=jax.tree.map(jnp.zeros_like, old.critic_params))
@@ -311,7 +311,7 @@ def test_paths_of_one_state_meet_different_members():
         return obs, reward, jnp.ones(())
 
     obs = jnp.zeros((8, 3)).at[:, 0].set(jnp.arange(8.0))
-    loss = jax.jit(partial(maac._actor_loss, parts=parts, step_fn=step_fn, learner=old))
+    loss = jax.jit(partial(maac_updates.actor_loss, parts=parts, step_fn=step_fn, learner=old))
     _, aux = loss(old.policy_params, obs, KEY)
     # State 5 starts with member 1; its second path, shifted by one row, is member 2's; no other path of it is.
     assert aux["value"] == pytest.approx(1 / 24)
@@ -333,9 +333,9 @@ def ending_model(obs, action, noise):
 
 @pytest.mark.parametrize("released", [False, True])
 def test_released_expansion_puts_all_the_weight_on_the_one_step_target(released):
-    parts = maac._parts(dataclasses.replace(SMOKE, released_steve=released), SPEC)
+    parts = maac_updates.make_parts(dataclasses.replace(SMOKE, released_steve=released), SPEC)
     batch = rows_of(cases.host_batch(3, num_steps=8))
-    targets, weight = jax.jit(partial(maac._targets, parts, linear_model))(learner(), batch, KEY)
+    targets, weight = jax.jit(partial(maac_updates.critic_targets, parts, linear_model))(learner(), batch, KEY)
     assert targets.shape == (16,)
     if released:
         assert weight < 1e-5
@@ -352,11 +352,13 @@ def test_rollouts_are_chains_unless_released(one_step):
         one_step_rollouts=one_step,
         rollout_schedule=RolloutSchedule(first=0, last=1, shortest=1, longest=3),
     )
-    parts = maac._parts(config, SPEC)
+    parts = maac_updates.make_parts(config, SPEC)
     rows, held_out = rows_of(cases.host_batch(4)), jnp.zeros((64, 2), bool)
-    real = parts.real_replay.add(parts.real_replay.init((maac._blank(SPEC), held_out[0])), (rows, held_out))
-    empty = parts.model_replay.init(maac._blank(SPEC))
-    imagine = jax.jit(partial(maac._imagine, parts, ending_model, learner(), real, empty))
+    real = parts.real_replay.add(
+        parts.real_replay.init((maac_updates.blank_transition(SPEC), held_out[0])), (rows, held_out)
+    )
+    empty = parts.model_replay.init(maac_updates.blank_transition(SPEC))
+    imagine = jax.jit(partial(maac_updates.imagine, parts, ending_model, learner(), real, empty))
     assert parts.model_replay.contents(imagine(jnp.asarray(0), KEY))[1] == 16
     imagined, size = parts.model_replay.contents(imagine(jnp.asarray(5), KEY))
     assert size == 48
@@ -383,8 +385,8 @@ def benchmark_spec(name="mbbl/halfcheetah"):
 def test_the_reward_inside_the_model():
     spec = benchmark_spec()
     obs, action, next_obs = jnp.full(18, 2.0), jnp.zeros(6), jnp.full(18, 5.0)
-    own = maac._model_reward(SMOKE, spec)
-    released = maac._model_reward(dataclasses.replace(SMOKE, model_reward_on="released"), spec)
+    own = maac_updates.model_reward(SMOKE, spec)
+    released = maac_updates.model_reward(dataclasses.replace(SMOKE, model_reward_on="released"), spec)
     assert own is spec.reward_fn
     assert released(obs, action, next_obs) == mbbl.reward_fn("halfcheetah", reward_on="released")(obs, action, next_obs)
     assert released(obs, action, next_obs) != own(obs, action, next_obs)
