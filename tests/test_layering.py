@@ -68,7 +68,7 @@ def dependencies(name):
 
 
 def test_imports_are_seen():
-    found = dependencies("systems.maac")
+    found = dependencies("systems.maac_updates")
     assert {"dynamics", "networks", "losses.pathwise", "systems.maac_config", "types"} <= found
     assert "losses" not in found
 

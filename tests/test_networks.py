@@ -44,7 +44,7 @@ def test_policy_returns_a_record_with_a_bounded_scale(squash, record):
 
 def test_critics_and_ensembles_are_independent_copies():
     critic = networks.critics(3, 2, (8,), num_critics=3)
-    params = critic.init(KEY)
+    params = jax.jit(critic.init)(KEY)
     values = critic.apply(params, OBS, ACTION)
     assert values.shape == (3,)
     assert len(set(values.tolist())) == 3

@@ -63,28 +63,11 @@ def make(config: Config, env: Env | HostEnv) -> System:
     Raises:
       InputError: a field of ``config`` that makes no sense, alone or with this environment; the message names it.
 
-    Source: paper 004 (MAAC), algorithm 1.
+    Source: Clavera, Fu and Abbeel 2020, Model-augmented actor-critic (MAAC), algorithm 1.
     """
     env = rescale_actions(env)
     parts = updates.make_parts(checked(config, env.spec), env.spec)
     pure_env = env if isinstance(env, Env) else None
-
-    def init(key: Key) -> State:
-        learner_key, ensemble_key, worker_key, run_key = jax.random.split(key, 4)
-        blank = updates.blank_transition(env.spec)
-        workers = None
-        if pure_env:
-            workers = jax.vmap(episodes.auto_reset(pure_env)[0])(jax.random.split(worker_key, config.num_envs))
-        return State(
-            learner=updates.init_learner(parts, learner_key),
-            ensemble=parts.ensemble.init(ensemble_key) if config.needs_model else None,
-            real=parts.real_replay.init((blank, jnp.zeros(config.ensemble_size, bool))),
-            imagined=parts.model_replay.init(blank) if config.uses_model_data else None,
-            workers=workers,
-            key=run_key,
-            env_steps=jnp.zeros((), jnp.int32),
-            updates=jnp.zeros((), jnp.int32),
-        )
 
     def act(state: State, obs: Array, key: Key, *, deterministic: bool) -> Array:
         distribution = parts.policy.apply(state.learner.policy_params, obs)
@@ -130,7 +113,26 @@ def make(config: Config, env: Env | HostEnv) -> System:
         }
         return state, metrics
 
-    return System(init, step, act)
+    return System(partial(_init, parts, pure_env), step, act)
+
+
+def _init(parts: Parts, pure_env: Env | None, key: Key) -> State:
+    config = parts.config
+    learner_key, ensemble_key, worker_key, run_key = jax.random.split(key, 4)
+    blank = updates.blank_transition(parts.spec)
+    workers = None
+    if pure_env:
+        workers = jax.vmap(episodes.auto_reset(pure_env)[0])(jax.random.split(worker_key, config.num_envs))
+    return State(
+        learner=updates.init_learner(parts, learner_key),
+        ensemble=parts.ensemble.init(ensemble_key) if config.needs_model else None,
+        real=parts.real_replay.init((blank, jnp.zeros(config.ensemble_size, bool))),
+        imagined=parts.model_replay.init(blank) if config.uses_model_data else None,
+        workers=workers,
+        key=run_key,
+        env_steps=jnp.zeros((), jnp.int32),
+        updates=jnp.zeros((), jnp.int32),
+    )
 
 
 def _random_action(spec: EnvSpec, key: Key) -> Array:

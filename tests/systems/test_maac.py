@@ -77,7 +77,7 @@ def test_collection_explores_at_random_at_first():
     explored = step(other, None)[0]
     # The policy has no part in it.
     assert identical(explored.real, states[1].real)
-    (rows, _), size = maac.make_replay(SMOKE.real_capacity).contents(states[2].real)
+    (rows, _), size = maac_updates.make_replay(SMOKE.real_capacity).contents(states[2].real)
     actions = np.asarray(rows.action[: int(size), 0])
     assert size == 2 * PER_STEP
     assert np.abs(actions).max() <= 1
@@ -88,7 +88,7 @@ def test_collection_explores_at_random_at_first():
 
 def test_stored_rows_are_split_for_each_member_on_its_own():
     states, _ = cases.run("smoke", 3)
-    (_, held_out), size = maac.make_replay(SMOKE.real_capacity).contents(states[3].real)
+    (_, held_out), size = maac_updates.make_replay(SMOKE.real_capacity).contents(states[3].real)
     held_out = np.asarray(held_out[: int(size)])
     assert held_out.shape == (192, 2)
     assert np.all(np.abs(held_out.mean(0) - 0.2) < 5 * (0.16 / 192) ** 0.5)
@@ -115,7 +115,8 @@ def test_acting():
 def test_stochastic_evaluation_samples():
     _, _, init, _ = cases.build("smoke/sac", host=True)
     system = maac.make(dataclasses.replace(maac.presets["smoke/sac"], stochastic_evaluation=True), cases.host_env())
-    first, second = (system.act(init(KEY), jnp.ones(3), k, deterministic=True) for k in jax.random.split(KEY))
+    act, state = jax.jit(partial(system.act, deterministic=True)), init(KEY)
+    first, second = (act(state, jnp.ones(3), k) for k in jax.random.split(KEY))
     assert first != second
 
 
@@ -156,10 +157,10 @@ def test_a_host_run_learns_from_what_it_is_given():
         assert not any(name.startswith("collect/") for name in metrics)
     assert [int(s.env_steps) for s in states] == [0, 64, 128, 192]
     assert [int(s.updates) for s in states] == [0, 0, 8, 16]
-    (rows, _), size = maac.make_replay(SMOKE.real_capacity).contents(states[2].real)
+    (rows, _), size = maac_updates.make_replay(SMOKE.real_capacity).contents(states[2].real)
     expected = jnp.concatenate([cases.host_batch(seed).reward.ravel() for seed in range(2)])
     np.testing.assert_array_equal(rows.reward[: int(size)], expected)
-    act = partial(system.act, obs=jnp.ones(3), key=KEY, deterministic=False)
+    act = jax.jit(partial(system.act, obs=jnp.ones(3), key=KEY, deterministic=False))
     shifted = jax.tree.map(lambda x: x + 1.0, states[1].learner.policy_params)
     early, late = (s._replace(learner=s.learner._replace(policy_params=shifted)) for s in (states[1], states[2]))
     assert act(early) == act(states[1])
