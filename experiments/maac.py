@@ -1,6 +1,6 @@
 """MAAC and its ablations SAC, MBPO and STEVE on one environment, with any number of seeds side by side.
 
-The default is half cheetah on a laptop: ``python -m experiments maac``. ``--preset`` chooses the numbers,
+The default learns within minutes on a laptop: ``python -m experiments maac``. ``--preset`` chooses the numbers,
 ``--config.<field>`` changes one of them, ``--env`` the environment.
 """
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from jaxhybrid.errors import InputError
 
-__all__ = ["METRICS", "Writer", "default_directory", "differences", "jsonable", "open_run", "read"]
+__all__ = ["METRICS", "Writer", "default_directory", "differences", "identity", "jsonable", "open_run", "read"]
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
@@ -101,6 +101,15 @@ def _manifest(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise InputError(f"out={str(directory)!r} has a {MANIFEST} that is not one of a run: name another directory.")
+
+
+def identity(directory: Path) -> dict[str, Any]:
+    """Returns what decides the numbers of a run: study, environment, config, seeds, as its manifest says.
+
+    Raises:
+      InputError: there is no readable manifest.
+    """
+    return _manifest(directory)["identity"]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
