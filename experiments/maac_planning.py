@@ -87,11 +87,11 @@ def main(argv: Sequence[str]) -> int:
         def evaluate(s, key, act=act):
             return episodes.episode_returns(env, lambda o, k: act(s, o, k), key, num_episodes=arguments.episodes)[0]
 
-        keys = jax.vmap(programs.evaluation_key)(jnp.asarray(seeds))
+        keys = [programs.evaluation_key(int(seed)) for seed in seeds]
         returns = np.stack([np.asarray(jax.jit(evaluate)(s, key)) for s, key in zip(state, keys, strict=True)])
         table[label] = returns.tolist()
         console.say(
-            f"{label}: mean return {returns.mean():,.1f} over {returns.size} episodes, standard deviation {returns.std():,.1f}"
+            f"{label}: return {returns.mean():,.1f}, standard deviation {returns.std():,.1f} ({returns.size} episodes)"
         )
     facts = {"arguments": dataclasses.asdict(arguments), "seeds": seeds.tolist(), "returns": table}
     (directory / "planning.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -109,8 +109,12 @@ def _state(directory: Path, system, seeds: np.ndarray) -> list[maac.State]:
     """The newest good checkpoint, one state per seed."""
     several = len(seeds) > 1
     init = jax.vmap(system.init) if several else system.init
-    keys = jax.vmap(programs.training_key)(jnp.asarray(seeds)) if several else programs.training_key(int(seeds[0]))
-    restored = checkpoint.restore(directory / "checkpoints", {"state": jax.eval_shape(init, keys)}, console.warn)
+    each = [programs.training_key(int(seed)) for seed in seeds]
+    restored = checkpoint.restore(
+        directory / "checkpoints",
+        {"state": jax.eval_shape(init, jnp.stack(each) if several else each[0])},
+        console.warn,
+    )
     if restored is None:
         raise InputError(f"run={str(directory)!r} has no checkpoint: let the run finish first.")
     state = restored.tree["state"]
