@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
         description=(__doc__ or "").partition("\n")[0],
         presets=maac.presets,
         preset="demo",
+        default_env="pendulum",
     )
     config, options = arguments.config, arguments.run
     env = cli.study_env(arguments.env, config.num_envs)

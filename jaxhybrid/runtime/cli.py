@@ -106,7 +106,13 @@ def front_door(package: str, argv: Sequence[str]) -> int:
 
 
 def parse(
-    argv: Sequence[str], *, prog: str, description: str, presets: Mapping[str, ConfigT], preset: str
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    presets: Mapping[str, ConfigT],
+    preset: str,
+    default_env: str = "",
 ) -> Arguments[ConfigT]:
     """Parses the arguments of a study: ``--preset``, ``--env``, ``--config.<field>`` and the fields of `RunOptions`.
 
@@ -116,6 +122,7 @@ def parse(
       description: first lines of the help.
       presets: configs by name.
       preset: the default one.
+      default_env: environment of a preset that is meant for any, where none is given.
 
     Returns:
       The arguments; ``env`` is the one that the preset is meant for, ``config.env``, where none is given.
@@ -139,7 +146,8 @@ def parse(
         description=f"{description}\n\nPresets: {', '.join(presets)}.",
     )
     checked(arguments.run)
-    return dataclasses.replace(arguments, env=_meant_env(chosen, arguments.env, arguments.config.env))
+    given = arguments.env or ("" if arguments.config.env else default_env)
+    return dataclasses.replace(arguments, env=_meant_env(chosen, given, arguments.config.env))
 
 
 def _meant_env(preset: str, given: str, meant: str) -> str:
