@@ -80,7 +80,7 @@ def maac_loss(
         # The same key draws the same action again in the roll-out: the log-probability is that of the path's own a_0.
         first_action, log_prob = _sample_and_log_prob(policy_fn(policy_params, obs), action_keys[0])
         if horizon == 0:
-            return jnp.min(mean_q(obs, first_action[None])), log_prob
+            return _smallest(mean_q(obs, first_action[None])), log_prob
         model_noise = jax.random.split(model_key, horizon) if path_noise is None else path_noise
         steps = unroll(
             obs,
@@ -91,11 +91,21 @@ def maac_loss(
         final = policy_fn(policy_params, steps.final_obs)
         last_actions = jax.vmap(final.sample)(jax.random.split(action_keys[-1], num_terminal_actions))
         value = jax.vmap(lambda q: discounted_sum(steps.reward, steps.discount, gamma=gamma, bootstrap=q))
-        return jnp.min(value(mean_q(steps.final_obs, last_actions))), log_prob
+        return _smallest(value(mean_q(steps.final_obs, last_actions))), log_prob
 
     values, log_probs = jax.vmap(path)(jax.random.split(key, num_paths), step_noise)
     value, log_prob = jnp.mean(values), jnp.mean(log_probs)
     return temperature * log_prob - value, {"log_prob": log_prob, "value": value}
+
+
+def _smallest(values: Array) -> Array:
+    """The smallest of ``[C]``, by its index.
+
+    The derivative of ``jnp.min`` divides by the number of values that equal the minimum. A compiler that computes the
+    values twice, rounded differently, finds none: 0 / 0.
+    """
+    chosen = jnp.arange(values.shape[0]) == jnp.argmin(values)
+    return jnp.sum(jnp.where(chosen, values, 0.0))
 
 
 def _sample_and_log_prob(distribution: Any, key: Key) -> tuple[Array, Array]:

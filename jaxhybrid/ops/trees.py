@@ -16,17 +16,17 @@ def dot(x: PyTree, y: PyTree) -> Array:
 
 
 def norm(x: PyTree) -> Array:
-    """Returns the Euclidean norm ``sqrt(<x, x>)``, ``[]``, with gradient zero (not NaN) at the origin."""
+    """Returns the Euclidean norm ``sqrt(<x, x>)``, ``[]``; its gradient at the origin is zero, and NaN stays NaN."""
     squared = dot(x, x)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+    zero = squared == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 
 def cosine(x: PyTree, y: PyTree, *, epsilon: float = 0.0) -> Array:
-    """Returns ``<x, y> / (|x| |y| + epsilon)``, ``[]``; 0 when either is the zero vector."""
+    """Returns ``<x, y> / (|x| |y| + epsilon)``, ``[]``; 0 when either is the zero vector, NaN when either holds one."""
     scale = norm(x) * norm(y) + epsilon
-    positive = scale > 0
-    return jnp.where(positive, dot(x, y) / jnp.where(positive, scale, 1.0), 0.0)
+    zero = scale == 0
+    return jnp.where(zero, 0.0, dot(x, y) / jnp.where(zero, 1.0, scale))
 
 
 def axpy(a: Array | float, x: PyTree, y: PyTree) -> PyTree:

@@ -33,6 +33,13 @@ def test_norm_gradient_at_the_origin_is_zero():
     assert trees.norm(jax.grad(trees.norm)(ZERO)) == 0
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_what_is_not_finite_is_not_hidden(bad):
+    broken = {"a": jnp.array([1.0, bad]), "b": (jnp.array([[3.0]]),)}
+    assert not np.isfinite(trees.norm(broken))
+    assert np.isnan(trees.cosine(broken, X))
+
+
 def test_linear_combinations():
     np.testing.assert_allclose(trees.axpy(2.0, X, Y)["a"], [6.0, 3.0])
     np.testing.assert_allclose(trees.lerp(X, Y, 0.25)["a"], [1.75, 1.25])
