@@ -177,6 +177,13 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     for name in _UNIT:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise InputError(f"{name}={getattr(config, name)} must lie in [0, 1].")
+    if config.needs_model and not 0.0 < config.validation_fraction < 1.0:
+        raise InputError(f"validation_fraction={config.validation_fraction} must lie strictly between 0 and 1.")
+    if config.delayed_replay and config.initial_steps <= config.steps_per_iteration:
+        raise InputError(
+            f"initial_steps={config.initial_steps} must exceed steps_per_iteration={config.steps_per_iteration} with "
+            "delayed_replay, or the first updates find an empty replay."
+        )
     for name in ("policy_activation", "critic_activation", "model_activation"):
         if getattr(config, name) not in ACTIVATIONS:
             raise unknown(name, getattr(config, name), ACTIVATIONS)

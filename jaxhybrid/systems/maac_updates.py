@@ -335,7 +335,7 @@ def critic_targets(parts: Parts, step_fn: StepFn, learner: Learner, batch: Trans
         floor = jnp.asarray(1e-8)
     else:
         values = _member_path_values(parts, batch, key, expand)
-        floor = config.steve_floor * jnp.var(jnp.mean(values[:, :, 0], axis=(1, 2)))
+        floor = config.steve_floor * jnp.var(jnp.mean(values[:, :, 0], axis=(1, 2))) + 1e-8
     targets, weights = jax.vmap(lambda v: critic_losses.steve_target(v, epsilon=floor))(values)
     return targets, jnp.mean(1.0 - weights[:, 0])
 

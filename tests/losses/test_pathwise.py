@@ -160,7 +160,7 @@ def test_bad_counts_are_refused(bad):
 
 
 def test_the_gradient_survives_any_rounding_of_the_compiler():
-    """Unoptimised code rounds in two ways what it computes twice; the derivative of a plain minimum cannot bear that."""
+    """Unoptimised code rounds twice-computed values in two ways; the derivative of a plain minimum is then NaN."""
     key = jax.random.key(0)
     critic = networks.critics(3, 1, (16, 16))
     params = jax.jit(critic.init)(key)
