@@ -79,11 +79,13 @@ def expansion_values(
     temperature: Array | float = 0.0,
     step_noise: PyTree = None,
     cumulative_discount: bool = True,
+    path_entropy: bool = True,
 ) -> Array:
     """Targets of depth 0..H along one model path that starts at a real transition.
 
     ``T_h = sum_{i<=h} gamma^i (prod_{j<i} d_j) r_i + gamma^{h+1} (prod_{j<=h} d_j) V_c(s_{h+1})``, where step 0 is the
-    transition itself and later steps are the model's.
+    transition itself and later steps are the model's. The rewards of the model's steps carry the entropy bonus of their
+    action, ``r_i - temperature * log pi(a_i | s_i)``, so that every depth estimates the same soft value.
 
     Args:
       transition: real step, without a batch axis.
@@ -97,6 +99,7 @@ def expansion_values(
       step_noise: what ``step_fn`` receives instead of fresh keys, leading axis ``[H]``.
       cumulative_discount: False multiplies a reward by the discount of the step before it alone, as the released MAAC
         does, so that a path that ended goes on being paid.
+      path_entropy: False leaves the bonus out of the path, so that depths differ in what they estimate.
 
     Returns:
       Candidate targets, ``[H+1, C]``.
@@ -112,13 +115,19 @@ def expansion_values(
     reward, discount, reached = transition.reward[None], transition.discount[None], transition.next_obs[None]
     if horizon > 0:
         model_noise = jax.random.split(model_key, horizon) if step_noise is None else step_noise
+        action_keys = jax.random.split(action_key, horizon)
         path = unroll(
             transition.next_obs,
-            (jax.random.split(action_key, horizon), model_noise),
+            (action_keys, model_noise),
             act_fn=lambda s, k: policy_fn(s).sample(k),
             step_fn=step_fn,
         )
-        reward = jnp.concatenate([reward, path.reward])
+        bonus = jnp.zeros_like(path.reward)
+        if path_entropy:
+            # The same keys draw the path's own actions again, with their exact log-probabilities.
+            log_prob = jax.vmap(lambda s, k: policy_fn(s).sample_and_log_prob(k)[1])(path.obs, action_keys)
+            bonus = -temperature * log_prob
+        reward = jnp.concatenate([reward, path.reward + bonus])
         discount = jnp.concatenate([discount, path.discount])
         reached = jnp.concatenate([path.obs, path.final_obs[None]])
     return path_targets(

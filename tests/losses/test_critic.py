@@ -63,10 +63,12 @@ def test_expansion_values_by_hand():
     values = critic.expansion_values(transition(), KEY, **MODEL)
     expected = [
         [3 + 0.5 * 2.5, 3 + 0.5 * 4.5],  # 3 + gamma (c 2 + 0.5)
-        [3 + 0.5 * 2 + 0.25 * 3.5, 3 + 0.5 * 2 + 0.25 * 6.5],
-        [3 + 0.5 * 2 + 0.25 * 3 + 0.125 * 4.5, 3 + 0.5 * 2 + 0.25 * 3 + 0.125 * 8.5],
+        [3 + 0.5 * 2.5 + 0.25 * 3.5, 3 + 0.5 * 2.5 + 0.25 * 6.5],  # the step's reward 2 and its bonus 0.5
+        [3 + 0.5 * 2.5 + 0.25 * 3.5 + 0.125 * 4.5, 3 + 0.5 * 2.5 + 0.25 * 3.5 + 0.125 * 8.5],
     ]
     np.testing.assert_allclose(values, expected)
+    without = critic.expansion_values(transition(), KEY, **MODEL, path_entropy=False)
+    np.testing.assert_allclose(without[1:, 0], [3 + 0.5 * 2 + 0.25 * 3.5, 3 + 0.5 * 2 + 0.25 * 3 + 0.125 * 4.5])
     one_step = critic.expansion_values(transition(), KEY, **(MODEL | {"horizon": 0}))
     np.testing.assert_allclose(one_step, expected[:1])
 
@@ -78,13 +80,13 @@ def test_a_terminated_transition_has_one_target_at_every_depth():
 def test_released_discount_forgets_that_a_path_has_ended():
     values = critic.expansion_values(transition(0.0), KEY, **MODEL, cumulative_discount=False)
     # Depth 1 drops the reward after the end, but not the bootstrap; depth 2 is paid again.
-    np.testing.assert_allclose(values[:, 0], [3.0, 3 + 0.25 * 3.5, 3 + 0.25 * 3 + 0.125 * 4.5])
+    np.testing.assert_allclose(values[:, 0], [3.0, 3 + 0.25 * 3.5, 3 + 0.25 * 3.5 + 0.125 * 4.5])
 
 
 def test_recorded_noise_takes_the_place_of_keys():
     model = MODEL | {"step_fn": lambda s, a, noise: (s + noise, noise, jnp.ones(()))}
     values = critic.expansion_values(transition(), KEY, **model, step_noise=jnp.array([1.0, 10.0]))
-    assert values[2, 0] == pytest.approx(3 + 0.5 * 1 + 0.25 * 10 + 0.125 * 13.5)
+    assert values[2, 0] == pytest.approx(3 + 0.5 * 1.5 + 0.25 * 10.5 + 0.125 * 13.5)
 
 
 @pytest.mark.float64
@@ -137,3 +139,18 @@ def test_temperature_rises_while_the_entropy_is_too_small():
     assert slope(2.0) == 0.0
     aux = critic.entropy_temperature_loss(log_temperature, jnp.asarray(3.0), KEY, target_entropy=target)[1]
     assert aux["temperature"] == pytest.approx(0.2)
+
+
+def test_soft_values_agree_at_every_depth():
+    """A critic that is exact for the soft value makes all depths agree; without the bonus on the path they do not."""
+    # One state, reward 1, one action of log-probability -1 and temperature 0.5: soft Q = 1 + gamma (Q + 0.5).
+    gamma, bonus = 0.5, 0.5
+    q = (1 + gamma * bonus) / (1 - gamma)
+    model = MODEL | {
+        "step_fn": lambda s, a, noise: (s, jnp.ones(()), jnp.ones(())),
+        "q_fn": lambda s, a: jnp.asarray(q),
+    }
+    still = transition()._replace(reward=jnp.array(1.0), next_obs=jnp.array([1.0]))
+    np.testing.assert_allclose(critic.expansion_values(still, KEY, **model), np.full((3, 1), q), rtol=1e-6)
+    without = critic.expansion_values(still, KEY, **model, path_entropy=False)
+    assert without[1, 0] < q - 0.1
