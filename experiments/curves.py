@@ -1,7 +1,7 @@
 """Learning curves of several runs in one figure, with the return of random actions as reference.
 
-``python -m experiments curves maac=runs/a sac=runs/b --out curves.png``: a label and the directory of a run each; a run
-of several seeds gets a band. Prints the final means.
+``python -m experiments curves maac=runs/a,runs/b sac=runs/c --out curves.png``: a label and the directories of runs
+that differ in the seed; several seeds, of one run or of several, get a band. Prints the final means.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Arguments:
     """What is drawn."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """label=directory, one for each curve."""
+    """label=directory[,directory ...], one for each curve."""
     out: str = "curves.png"
     """File to write; an existing one is not touched."""
     metric: str = "eval/return"
@@ -47,20 +47,17 @@ def main(argv: Sequence[str]) -> int:
             raise InputError(f"runs={label!r} is not of the form label=directory.")
     if Path(arguments.out).exists():
         raise InputError(f"out={arguments.out!r} exists: name another file.")
-    runs = {label: Path(directory).expanduser() for label, _, directory in pairs}
-    envs = {records.identity(directory).get("env") for directory in runs.values()}
+    runs = {label: [Path(item).expanduser() for item in listed.split(",")] for label, _, listed in pairs}
+    envs = {records.identity(directory).get("env") for directories in runs.values() for directory in directories}
     if len(envs) != 1:
         raise InputError(f"runs are on different environments, {sorted(map(str, envs))}: draw one figure for each.")
-    rows = {label: records.read(directory) for label, directory in runs.items()}
+    explored = [row for directories in runs.values() for directory in directories for row in records.read(directory)]
     plots.learning_curves(
-        rows,
-        arguments.out,
-        metric=arguments.metric,
-        title=str(envs.pop()),
-        reference=_random(next(iter(rows.values()))),
+        runs, arguments.out, metric=arguments.metric, title=str(envs.pop()), reference=_random(explored)
     )
-    for label, records_of_run in rows.items():
-        last = [np.atleast_1d(row[arguments.metric]) for row in records_of_run if arguments.metric in row][-1]
+    for label, directories in runs.items():
+        ends = [[row for row in records.read(d) if arguments.metric in row][-1] for d in directories]
+        last = np.concatenate([np.atleast_1d(row[arguments.metric]) for row in ends])
         seeds = ", ".join(f"{value:,.1f}" for value in last)
         console.say(f"{label}: final {arguments.metric} {np.mean(last):,.1f} (seeds: {seeds})")
     console.say(f"drawn in {arguments.out}")

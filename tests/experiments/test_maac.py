@@ -63,7 +63,7 @@ def test_planning_refuses_what_is_no_run(tmp_path):
 
 def test_curves_draws_runs_and_overwrites_nothing(run, tmp_path):
     figure = tmp_path / "curves.png"
-    assert curves.main([f"maac={run}", f"again={run}", "--out", str(figure)]) == 0
+    assert curves.main([f"maac={run}", f"twice={run},{run}", "--out", str(figure)]) == 0
     drawn = figure.read_bytes()
     with pytest.raises(InputError, match="exists"):
         curves.main([f"maac={run}", "--out", str(figure)])
