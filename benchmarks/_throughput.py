@@ -43,7 +43,7 @@ def own_tasks(config: Config) -> list[Task]:
     square = jax.random.normal(jax.random.key(0), (size, size))
     tasks = [_task(f"matmul {size}", "products", 1, lambda x: x @ x, square, flops=2.0 * size**3)]
     tasks += [_env_task(name, config) for name in config.envs]
-    tasks += [_sac_task(config), _ensemble_task(config)]
+    tasks += [_sac_task(config), _products_task(config), _ensemble_task(config)]
     return tasks + [_actor_task(config, horizon) for horizon in config.horizons]
 
 
@@ -116,6 +116,26 @@ def _sac_task(config: Config) -> Task:
     # actor's forward and backward to the action.
     flops = config.batch * (4 * actor + 2 * (1 + 3 + 2) * critic)
     return _task(_SAC, "updates", config.repeats, updates, learner, replay, jax.random.key(4), flops=flops)
+
+
+def _products_task(config: Config) -> Task:
+    """The three batched products of one hidden layer, forward and backward: what an ensemble step cannot be faster than."""
+    width = config.model_hidden[0]
+    keys = jax.random.split(jax.random.key(11), 2)
+    rows = jax.random.normal(keys[0], (_MEMBERS, config.batch, width))
+    weights = jax.random.normal(keys[1], (_MEMBERS, width, width)) / width
+
+    def products(rows: Any, weights: Any) -> Any:
+        def once(_: Any, carry: Any) -> Any:
+            forward = carry[0] @ carry[1]
+            back = forward @ jnp.swapaxes(carry[1], 1, 2)
+            return back, jnp.swapaxes(carry[0], 1, 2) @ forward / config.batch
+
+        return jax.lax.fori_loop(0, config.repeats, once, (rows, weights))
+
+    flops = 3 * 2.0 * _MEMBERS * config.batch * width**2
+    name = f"batched products of a layer, {_MEMBERS} x {config.batch} x {width} x {width}"
+    return _task(name, "layers", config.repeats, products, rows, weights, flops=flops)
 
 
 def _ensemble_task(config: Config) -> Task:
