@@ -119,7 +119,7 @@ def _sac_task(config: Config) -> Task:
 
 
 def _products_task(config: Config) -> Task:
-    """The three batched products of one hidden layer, forward and backward: what an ensemble step cannot be faster than."""
+    """The batched products of one hidden layer, forward and backward: an ensemble step cannot be faster than those."""
     width = config.model_hidden[0]
     keys = jax.random.split(jax.random.key(11), 2)
     rows = jax.random.normal(keys[0], (_MEMBERS, config.batch, width))

@@ -6,11 +6,10 @@ The default learns within minutes on a laptop: ``python -m experiments maac``. `
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 
-from jaxhybrid.runtime import cli, loop, policies
+from jaxhybrid.runtime import cli, loop
 from jaxhybrid.systems import maac
 
 STUDY = "maac"
@@ -27,35 +26,25 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = cli.parse(
         argv,
-        prog=f"python -m experiments {STUDY}",
+        module=f"experiments {STUDY}",
         description=(__doc__ or "").partition("\n")[0],
         presets=maac.presets,
         preset="demo",
         default_env="pendulum",
     )
-    config, options = arguments.config, arguments.run
-    env = cli.study_env(arguments.env, config.num_envs)
-    result = loop.train(
-        maac.make(config, env),
-        env,
+    config = arguments.config
+    return loop.train(
+        maac.make,
+        cli.study_env(arguments.env, config.num_envs),
         study=STUDY,
         preset=arguments.preset,
         config=config,
-        options=options,
+        options=arguments.run,
         iterations=config.iterations,
         num_steps=config.steps_per_iteration // config.num_envs,
-    )
-    if result.exit_code == 0:
-        policies.save(
-            result.directory / "policy",
-            params=result.state.learner.policy_params,
-            study=STUDY,
-            config=dataclasses.asdict(config),
-            spec=env.spec,
-            seeds=list(range(options.seed, options.seed + options.seeds)),
-            iteration=result.iteration,
-        )
-    return result.exit_code
+        policy_params=lambda state: state.learner.policy_params,
+        command=arguments.command,
+    ).exit_code
 
 
 if __name__ == "__main__":

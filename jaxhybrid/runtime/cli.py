@@ -32,7 +32,7 @@ ConfigT = TypeVar("ConfigT")
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(Generic[ConfigT]):
-    """What a study is given on the command line."""
+    """What a study is given on the command line; ``command`` is the line itself."""
 
     preset: str
     """Named numbers that --config starts from."""
@@ -42,6 +42,7 @@ class Arguments(Generic[ConfigT]):
     """How to run."""
     config: ConfigT
     """The numbers of the algorithm."""
+    command: tyro.conf.Suppress[tuple[str, ...]] = ()
 
 
 def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> None:
@@ -108,7 +109,7 @@ def front_door(package: str, argv: Sequence[str]) -> int:
 def parse(
     argv: Sequence[str],
     *,
-    prog: str,
+    module: str,
     description: str,
     presets: Mapping[str, ConfigT],
     preset: str,
@@ -118,7 +119,7 @@ def parse(
 
     Args:
       argv: without the name of the program.
-      prog: how the study is called.
+      module: what follows ``python -m`` to start the study, such as ``experiments maac``.
       description: first lines of the help.
       presets: configs by name.
       preset: the default one.
@@ -130,6 +131,7 @@ def parse(
     Raises:
       InputError: an unknown preset, bad options, no environment, or an environment that the preset is not meant for.
     """
+    prog = f"python -m {module}"
     # The preset decides the defaults of everything else, so it is looked up first.
     first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=preset)
@@ -147,7 +149,8 @@ def parse(
     )
     checked(arguments.run)
     given = arguments.env or ("" if arguments.config.env else default_env)
-    return dataclasses.replace(arguments, env=_meant_env(chosen, given, arguments.config.env))
+    env = _meant_env(chosen, given, arguments.config.env)
+    return dataclasses.replace(arguments, env=env, command=(sys.executable, "-m", *module.split(), *argv))
 
 
 def _meant_env(preset: str, given: str, meant: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ import numpy as np
 
 from jaxhybrid.envs import episodes
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import checkpoint, console, plots, records
+from jaxhybrid.runtime import checkpoint, console, parts, plots, policies, records
 from jaxhybrid.runtime.interrupts import Interrupts, wait
-from jaxhybrid.runtime.options import RunOptions, checked
+from jaxhybrid.runtime.members import Member, configured, members, swept
+from jaxhybrid.runtime.options import RunOptions, checked, seeds
+from jaxhybrid.runtime.parts import in_processes
 from jaxhybrid.runtime.programs import Programs, compile_programs, lower_init
 from jaxhybrid.types import Env, HostEnv, PyTree, System
 
@@ -30,7 +32,8 @@ class RunResult(NamedTuple):
 
     Attributes:
       directory: of the run.
-      state: the last state, with a leading axis ``S`` when there are several seeds.
+      state: the last state, with a leading axis ``S`` when there are several members; None when they ran in processes
+        of their own.
       iteration: iterations done.
       exit_code: 0 when complete, 128 plus the signal when interrupted, 3 when updates kept being refused.
     """
@@ -56,6 +59,7 @@ class _Run:
     directory: Path
     identity: Mapping[str, Any]
     options: RunOptions
+    group: Sequence[Member]
     total: int
     programs: Programs
     writer: records.Writer
@@ -66,7 +70,7 @@ class _Run:
 
 
 def train(
-    system: System,
+    make: Callable[[Any, Any], System],
     env: Env | HostEnv,
     *,
     study: str,
@@ -75,16 +79,18 @@ def train(
     options: RunOptions,
     iterations: int,
     num_steps: int | None = None,
+    policy_params: Callable[[PyTree], PyTree] | None = None,
+    command: Sequence[str] | None = None,
 ) -> RunResult:
     """Runs a system to its last iteration and leaves a directory that says everything about it.
 
     The state is donated from iteration to iteration. Evaluation uses the deterministic policy, keys of its own, and
     nothing of it flows back. Ctrl-C and SIGTERM end the run after the current iteration, with a checkpoint; the second
-    one at once. When ``guard/nonfinite_streak`` of a seed reaches ``options.max_nonfinite`` the run ends with a copy of
-    the newest checkpoint, from which the failure replays.
+    one at once. When ``guard/nonfinite_streak`` of a member reaches ``options.max_nonfinite`` the run ends with a copy
+    of the newest checkpoint, from which the failure replays.
 
     Args:
-      system: made for ``env``.
+      make: ``make(config, env) -> System``.
       env: collected inside ``system.step`` if it is an `Env`, by this loop if it is a `HostEnv`.
       study: name of the experiment.
       preset: name of the config that ``config`` started from; it only labels the run.
@@ -92,42 +98,67 @@ def train(
       options: how to run.
       iterations: to run, unless ``options.iterations`` says otherwise.
       num_steps: steps per iteration and instance of a `HostEnv`.
+      policy_params: ``policy_params(state)`` are the parameters to keep in ``policy/`` at the end; None keeps none.
+      command: the command line that started this run; several seeds can run in processes of their own only with it.
 
     Returns:
       The last state and the exit code.
 
     Raises:
-      InputError: bad options, a directory that may not be written or resumed, several seeds on a host environment.
-        Nothing was written then.
+      InputError: bad options, a directory that may not be written or resumed, several seeds on a host environment
+        without a command. Nothing was written then.
     """
     options = checked(options)
     total = options.iterations or iterations
+    group = members(options, config)
+    # Every number of a sweep is checked here, before anything is traced or written.
+    systems = [make(configured(config, member.numbers), env) for member in group[:: len(seeds(options))]]
     _check(env, options, total, num_steps)
+    apart = in_processes(options, env, group, command)
     directory = _directory(options, study, env.spec.name, preset)
-    identity = _identity(study, env, config, options, num_steps)
+    identity = _identity(study, env, config, options, num_steps, apart)
     console.quiet_dependencies()
     records.open_run(directory, identity, dataclasses.asdict(options), resume=options.resume)
+    if apart:
+        _say(options, f"{directory}: {len(group)} processes, at most {options.jobs or len(parts.cores())} at a time")
+        done, exit_code = parts.run(directory, options, group, command or (), total)
+        _draw(directory, identity, f"{study} {preset}")
+        return RunResult(directory, None, done, exit_code)
 
-    template, init = lower_init(system, options)
-    worker = episodes.host_reset(env, options.seed) if isinstance(env, HostEnv) else None
+    def system_fn(numbers: Mapping[str, Any]) -> System:
+        return make(configured(config, numbers), env) if numbers else systems[0]
+
+    template, init = lower_init(system_fn, group)
+    worker = episodes.host_reset(env, group[0].seed) if isinstance(env, HostEnv) else None
     restored = _restore(directory, template, worker) if options.resume else None
     if restored is not None and restored.iteration >= total:
         _say(options, f"{directory} is complete: {restored.iteration} iterations.")
         return RunResult(directory, restored.tree["state"], restored.iteration, 0)
     _say(options, f"{directory}: compiling ...")
-    programs = compile_programs(system, env, options, template=template, worker=worker, num_steps=num_steps)
+    programs = compile_programs(system_fn, env, options, group, template=template, worker=worker, num_steps=num_steps)
     _say(options, f"{directory}: compiled in {programs.seconds:.1f} s")
 
     with Interrupts() as interrupts, _writer(directory, options, restored) as writer:
-        run = _Run(directory, identity, options, total, programs, writer)
+        run = _Run(directory, identity, options, group, total, programs, writer)
         position = _begin(run, init(), worker) if restored is None else _resume(run, restored)
         position, exit_code = _loop(run, interrupts, position)
-    _draw(run, f"{study} {preset}")
+    _draw(directory, identity, f"{study} {preset}")
+    if exit_code == 0 and policy_params is not None:
+        policies.save(
+            directory / "policy",
+            params=policy_params(position.state),
+            study=study,
+            config=dataclasses.asdict(config),
+            spec=env.spec,
+            seeds=[member.seed for member in group],
+            iteration=position.iteration,
+            numbers=[member.numbers for member in group],
+        )
     return RunResult(directory, position.state, position.iteration, exit_code)
 
 
 def _identity(
-    study: str, env: Env | HostEnv, config: Any, options: RunOptions, num_steps: int | None
+    study: str, env: Env | HostEnv, config: Any, options: RunOptions, num_steps: int | None, apart: bool
 ) -> dict[str, Any]:
     """Everything that decides the numbers of a run; a resumed run must agree in it."""
     return {
@@ -135,7 +166,10 @@ def _identity(
         "env": env.spec.name,
         "config": dataclasses.asdict(config),
         "num_steps": num_steps,
-        **{name: getattr(options, name) for name in ("seed", "seeds", "chunk", "eval_every", "eval_episodes")},
+        "seeds": list(seeds(options)),
+        "sweep": swept(options, config),
+        "parallel": "processes" if apart else "vmap",
+        **{name: getattr(options, name) for name in ("chunk", "eval_every", "eval_episodes")},
     }
 
 
@@ -146,18 +180,16 @@ def _check(env: Env | HostEnv, options: RunOptions, total: int, num_steps: int |
         return
     if num_steps is None or num_steps < 1:
         raise InputError(f"num_steps={num_steps} must be at least 1 on the host environment {env.spec.name!r}.")
-    for name in ("seeds", "chunk"):
-        if getattr(options, name) > 1:
-            raise InputError(
-                f"{name}={getattr(options, name)} must be 1 on {env.spec.name!r}, which runs outside the compiled "
-                "program: start one process per seed."
-            )
+    if options.chunk > 1:
+        raise InputError(
+            f"chunk={options.chunk} must be 1 on {env.spec.name!r}, which runs outside the compiled program."
+        )
 
 
 def _directory(options: RunOptions, study: str, env: str, preset: str) -> Path:
     if options.out is not None:
         return Path(options.out).expanduser()
-    return records.default_directory(study, env, preset, options.seed)
+    return records.default_directory(study, env, preset, seeds(options)[0])
 
 
 def _restore(directory: Path, template: PyTree, worker: PyTree | None) -> checkpoint.Restored | None:
@@ -188,7 +220,7 @@ def _resume(run: _Run, restored: checkpoint.Restored) -> _Position:
 def _begin(run: _Run, state: PyTree, worker: PyTree) -> _Position:
     """Evaluates the untrained policy, at no steps, and saves the first state."""
     position = _Position(0, state, worker, 0, 0.0)
-    zero = 0 if run.options.seeds == 1 else [0] * run.options.seeds
+    zero = 0 if len(run.group) == 1 else [0] * len(run.group)
     row = {"iteration": 0, "env/steps": zero, **_evaluate(run, state)}
     _say(run.options, _summary(row, position, run))
     run.writer.write(row)
@@ -201,7 +233,9 @@ def _loop(run: _Run, interrupts: Interrupts, position: _Position) -> tuple[_Posi
     began, first = time.monotonic(), position
     with console.progress_bar(run.options.progress and not run.options.quiet) as bar:
         task = bar.add_task("training", total=run.total, completed=first.iteration, steps=0, speed="", latest="")
-        while position.iteration < run.total and interrupts.received is None:
+        # Decided once per iteration, so that a signal at any moment leads through the checkpoint below.
+        leaving = position.iteration >= run.total
+        while not leaving:
             position, rows = _advance(run, position)
             done = position.iteration >= run.total
             if done or position.iteration % run.options.eval_every == 0:
@@ -248,7 +282,7 @@ def _advance(run: _Run, position: _Position) -> tuple[_Position, list[dict[str, 
     chunk = run.options.chunk
     rows = []
     for i in range(chunk):
-        row = {name: value if chunk == 1 else value[i] for name, value in values.items()}
+        row = {name: value if chunk == 1 else value[..., i] for name, value in values.items()}
         clock = {"time/elapsed": position.elapsed + seconds * (i + 1) / chunk, "time/iteration": seconds / chunk}
         rows.append({"iteration": position.iteration + i + 1, **row, **clock})
     env_steps = int(np.max(rows[-1]["env/steps"]))
@@ -302,27 +336,27 @@ def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> i
     """
     capsule = run.directory / f"capsule-{position.iteration:08d}"
     start = checkpoint.steps(run.checkpoints)[-1]
-    failed = np.flatnonzero(np.atleast_1d(streak) >= run.options.max_nonfinite) + run.options.seed
+    failed = np.flatnonzero(np.atleast_1d(streak) >= run.options.max_nonfinite)
+    labels = [run.group[int(i)].label for i in failed]
     if not capsule.exists():
         shutil.copytree(run.checkpoints / f"{start:08d}", capsule / "checkpoints" / f"{start:08d}")
         facts = {
             "reason": reason,
-            "seeds": failed.tolist(),
+            "members": labels,
             "checkpoint_iteration": start,
             "failed_by_iteration": position.iteration,
             "iterations_to_replay": position.iteration - start,
             "identity": records.jsonable(run.identity),
         }
         (capsule / "capsule.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    who = f" (seed {', '.join(map(str, failed))})" if failed.size else ""
+    who = f" ({', '.join(labels)})" if labels else ""
     console.error(f"{reason}{who} by iteration {position.iteration}; it replays from {capsule}.")
     return NONFINITE_EXIT
 
 
-def _draw(run: _Run, label: str) -> None:
+def _draw(directory: Path, identity: Mapping[str, Any], label: str) -> None:
     try:
-        curve = {label: records.read(run.directory)}
-        plots.learning_curves(curve, run.directory / "curve.png", title=run.identity["env"])
+        plots.learning_curves({label: records.read(directory)}, directory / "curve.png", title=identity["env"])
     except InputError as reason:
         console.warn(f"curve.png was not drawn: {reason}")
 

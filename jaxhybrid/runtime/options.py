@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Literal
 
 from jaxhybrid.errors import InputError
 
-__all__ = ["RunOptions", "cache_directory", "checked"]
+__all__ = ["RunOptions", "cache_directory", "checked", "seeds"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,18 @@ class RunOptions:
 
     seed: int = 0
     """First seed."""
-    seeds: int = 1
-    """Seeds that run side by side: seed, seed + 1, ..."""
+    seeds: int | str = 1
+    """Seeds that run side by side: how many (seed, seed + 1, ...), or a range such as 0:16."""
+    sweep: tuple[str, ...] = ()
+    """Numbers of the config to run over, such as gamma=0.9,0.99; several of them multiply, with each other and with the
+    seeds."""
+    parallel: Literal["auto", "vmap", "processes"] = "auto"
+    """How several seeds run: in one vectorised program, or in processes of one seed each, one per core. auto: processes
+    on a CPU and where the environment runs on the host, else vmap."""
+    jobs: int | None = None
+    """Processes at a time; by default as many as there are cores."""
+    memory_gib: float | None = None
+    """Memory of a device that vectorised seeds may fill, in GiB, by default all; more seeds than fit run in turns."""
     iterations: int | None = None
     """Iterations to run; by default those of the config."""
     chunk: int = 1
@@ -53,7 +64,7 @@ class RunOptions:
 
 _LEAST = {
     "seed": 0,
-    "seeds": 1,
+    "jobs": 1,
     "iterations": 1,
     "chunk": 1,
     "eval_every": 1,
@@ -75,8 +86,9 @@ def checked(options: RunOptions) -> RunOptions:
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(f"{name}={value} must be at least {least}.")
-    if options.seed + options.seeds > _MOST_SEED:
-        raise InputError(f"seed={options.seed} with seeds={options.seeds} passes the largest seed, {_MOST_SEED - 1}.")
+    seeds(options)
+    if options.memory_gib is not None and not options.memory_gib > 0:
+        raise InputError(f"memory_gib={options.memory_gib} must be positive.")
     for name in ("iterations", "eval_every", "checkpoint_every"):
         value = getattr(options, name)
         if value is not None and value % options.chunk:
@@ -86,6 +98,27 @@ def checked(options: RunOptions) -> RunOptions:
     if options.out is not None and not options.out.strip():
         raise InputError("out is empty: name a directory, or leave the option out.")
     return options
+
+
+def seeds(options: RunOptions) -> range:
+    """Returns the seeds of a run.
+
+    Raises:
+      InputError: ``seeds`` is neither a positive number nor a range, both ``seed`` and a range are given, or a seed is
+        too large.
+    """
+    text = str(options.seeds)
+    first, colon, end = text.partition(":")
+    if not (first.isdigit() and (end.isdigit() if colon else int(first) > 0)):
+        raise InputError(f"seeds={text} must be at least 1, or a range such as 0:16.")
+    found = range(int(first), int(end)) if colon else range(options.seed, options.seed + int(first))
+    if colon and options.seed:
+        raise InputError(f"seed={options.seed} and seeds={text} both name the first seed: leave one out.")
+    if not found:
+        raise InputError(f"seeds={text} is an empty range: the end, which is left out, must exceed the start.")
+    if found[-1] >= _MOST_SEED:
+        raise InputError(f"seed={options.seed} with seeds={text} passes the largest seed, {_MOST_SEED - 1}.")
+    return found
 
 
 def cache_directory(options: RunOptions) -> Path | None:

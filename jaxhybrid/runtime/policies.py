@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.runtime.records import jsonable
 from jaxhybrid.types import EnvSpec, PyTree
 
-__all__ = ["SavedPolicy", "load", "save"]
+__all__ = ["SavedPolicy", "load", "save", "stack"]
 
 _FORMAT = 1
 _FACTS, _ARRAYS = "policy.json", "params.npz"
@@ -74,24 +74,8 @@ def save(
     Raises:
       InputError: ``params`` is not made of dicts and numeric arrays, or is not finite.
     """
-    directory = Path(directory)
-    arrays = _flat(params, "")
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    description = {
-        "format": _FORMAT,
-        "study": study,
-        "config": jsonable(config),
-        "spec": {name: jsonable(getattr(spec, name)) for name in _SPEC},
-        "seeds": seeds,
-        "facts": jsonable(facts),
-        "params": {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()},
-        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / _ARRAYS).write_bytes(buffer.getvalue())
-    (directory / _FACTS).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return directory
+    facts_of_spec = {name: jsonable(getattr(spec, name)) for name in _SPEC}
+    return _write(Path(directory), params, study, config, facts_of_spec, seeds, facts)
 
 
 def load(directory: Path | str) -> SavedPolicy:
@@ -121,6 +105,58 @@ def load(directory: Path | str) -> SavedPolicy:
         return SavedPolicy(_nested(arrays), *(description[name] for name in SavedPolicy._fields[1:]))
     except KeyError as missing:
         raise InputError(f"{str(directory / _FACTS)!r} lacks {missing.args[0]!r}.") from None
+
+
+def stack(directory: Path | str, each: Sequence[Path], **facts: Any) -> Path:
+    """Writes several policies of one study as one, with a leading axis ``S`` on every parameter.
+
+    Args:
+      directory: to create.
+      each: directories of policies of one seed.
+      **facts: that replace those of the first policy.
+
+    Returns:
+      The directory.
+
+    Raises:
+      InputError: a policy cannot be read, or their parameters differ in shape.
+    """
+    loaded = [load(path) for path in each]
+    arrays = [_flat(policy.params, "") for policy in loaded]
+    if any({n: a.shape for n, a in flat.items()} != {n: a.shape for n, a in arrays[0].items()} for flat in arrays):
+        raise InputError(f"{str(directory)!r}: the policies to stack have parameters of different shapes.")
+    params = _nested({name: np.stack([flat[name] for flat in arrays]) for name in arrays[0]})
+    first = loaded[0]
+    seeds = [seed for policy in loaded for seed in policy.seeds]
+    return _write(Path(directory), params, first.study, first.config, first.spec, seeds, first.facts | facts)
+
+
+def _write(
+    directory: Path,
+    params: PyTree,
+    study: str,
+    config: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    seeds: list[int],
+    facts: Mapping[str, Any],
+) -> Path:
+    arrays = _flat(params, "")
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    description = {
+        "format": _FORMAT,
+        "study": study,
+        "config": jsonable(config),
+        "spec": dict(spec),
+        "seeds": seeds,
+        "facts": jsonable(facts),
+        "params": {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()},
+        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / _ARRAYS).write_bytes(buffer.getvalue())
+    (directory / _FACTS).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return directory
 
 
 def _arrays(path: Path, raw: bytes) -> dict[str, np.ndarray]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxhybrid.envs import episodes
+from jaxhybrid.runtime import memory
 from jaxhybrid.runtime.console import warn
 from jaxhybrid.runtime.interrupts import wait
+from jaxhybrid.runtime.members import Member, stacked
 from jaxhybrid.runtime.options import RunOptions, cache_directory
 from jaxhybrid.types import Env, HostEnv, Key, Metrics, PyTree, System, Transition
 
 __all__ = ["Programs", "collection_key", "compile_programs", "evaluation_key", "lower_init", "training_key"]
+
+SystemFn = Callable[[Mapping[str, Any]], System]
 
 # Evaluation and collection draw from streams that no training key leads to: training starts from key(seed), these from
 # keys no seed reaches, since seeds end at 2^31.
@@ -27,10 +30,10 @@ _COLLECTION = 0xC011EC75
 
 
 class Programs(NamedTuple):
-    """What the loop calls. States and metrics have a leading axis ``S`` when there are several seeds.
+    """What the loop calls. States and metrics have a leading axis ``S`` when there are several members.
 
     Attributes:
-      step: ``step(state, batch) -> (state, metrics)``; the state passed in is donated. Metrics have a leading axis of
+      step: ``step(state, batch) -> (state, metrics)``; the state passed in is donated. Metrics have a last axis of
         ``chunk`` when that is more than 1.
       evaluate: ``evaluate(state) -> (returns [S, E] or [E], lengths)`` of the deterministic policy.
       collect: ``collect(state, worker, iteration) -> (worker, batch, stats)``; None for pure environments.
@@ -58,22 +61,26 @@ def collection_key(seed: int, iteration: int) -> Key:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(_COLLECTION), seed), iteration)
 
 
-def lower_init(system: System, options: RunOptions) -> tuple[PyTree, Callable[[], PyTree]]:
+def lower_init(system_fn: SystemFn, group: Sequence[Member]) -> tuple[PyTree, Callable[[], PyTree]]:
     """Returns the shapes of the state and the function that computes the first one.
 
     The second is compiled when called, which a resumed run never does.
     """
-    keys = _per_seed(training_key, options)
-    init = system.init if options.seeds == 1 else jax.vmap(system.init)
-    lowered = jax.jit(init).lower(keys)
+    keys, numbers = _inputs(training_key, group)
+
+    def init(key: Key, numbers: PyTree) -> PyTree:
+        return system_fn(numbers).init(key)
+
+    lowered = jax.jit(init if len(group) == 1 else _side_by_side(init, len(group))).lower(keys, numbers)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info)
-    return template, lambda: wait(lowered.compile()(keys))
+    return template, lambda: wait(lowered.compile()(keys, numbers))
 
 
 def compile_programs(
-    system: System,
+    system_fn: SystemFn,
     env: Env | HostEnv,
     options: RunOptions,
+    group: Sequence[Member],
     *,
     template: PyTree,
     worker: PyTree | None,
@@ -82,25 +89,28 @@ def compile_programs(
     """Compiles everything a run calls, ahead of its first iteration.
 
     Args:
-      system: three pure functions.
-      env: the environment they were made for.
-      options: of the run; uses seed, seeds, chunk, eval_episodes and compile_cache.
+      system_fn: ``system_fn(numbers)`` is the system with some numbers of its config replaced.
+      env: the environment it is made for.
+      options: of the run; uses chunk, eval_episodes, memory_gib and compile_cache.
+      group: the members that run side by side; exactly one on a host environment.
       template: shapes of the state, from `lower_init`.
       worker: state of a host environment; None for a pure one.
       num_steps: steps ``T`` that the host collects from each instance per iteration; None for a pure environment.
 
     Raises:
       TypeError: ``system.step`` returns a state of other shapes than ``system.init`` does.
+      InputError: the members do not fit the memory, not even in turns; a swept number decides what is compiled.
     """
     start = time.monotonic()
     _use_cache(cache_directory(options))
     if isinstance(env, HostEnv):
-        act, evaluate = _host_policies(system, env, options, template, worker)
-        collect, batch = _host_collection(env, act, options, template, worker, num_steps or 1)
+        system = system_fn(group[0].numbers)
+        act, evaluate = _host_policies(system, env, options, group[0].seed, template, worker)
+        collect, batch = _host_collection(env, act, group[0].seed, template, worker, num_steps or 1)
     else:
-        evaluate, collect, batch = _evaluation(system, env, options, template), None, None
+        evaluate, collect, batch = _evaluation(system_fn, env, options, group, template), None, None
     return Programs(
-        step=_iteration(system, options, template, batch),
+        step=_iteration(system_fn, options, group, template, batch),
         evaluate=evaluate,
         collect=collect,
         seconds=time.monotonic() - start,
@@ -108,17 +118,31 @@ def compile_programs(
 
 
 def _iteration(
-    system: System, options: RunOptions, template: PyTree, batch: PyTree
+    system_fn: SystemFn, options: RunOptions, group: Sequence[Member], template: PyTree, batch: PyTree
 ) -> Callable[[PyTree, Transition | None], tuple[PyTree, Metrics]]:
-    one = system.step if options.seeds == 1 else jax.vmap(system.step, in_axes=(0, None))
+    _, numbers = _inputs(training_key, group)
 
-    def step(state: PyTree, batch: PyTree) -> tuple[PyTree, Metrics]:
+    def one(state: PyTree, numbers: PyTree, batch: PyTree) -> tuple[PyTree, Metrics]:
+        system = system_fn(numbers)
         if options.chunk == 1:
-            return one(state, batch)
-        return jax.lax.scan(one, state, None, length=options.chunk)
+            return system.step(state, batch)
+        return jax.lax.scan(system.step, state, None, length=options.chunk)
 
-    lowered = jax.jit(step, donate_argnums=0).lower(template, batch)
-    result = lowered.out_info[0]
+    def compiled(in_turns: int | None) -> Any:
+        several = _side_by_side(lambda state, numbers: one(state, numbers, None), len(group), in_turns)
+        step = one if len(group) == 1 else lambda state, numbers, _: several(state, numbers)
+        lowered = jax.jit(step, donate_argnums=0).lower(template, numbers, batch)
+        _check_shapes(template, lowered.out_info[0])
+        return lowered.compile()
+
+    program = compiled(None)
+    if len(group) > 1:
+        at_once = memory.members_at_once(program.memory_analysis(), len(group), len(_devices(len(group))), options)
+        program = program if at_once is None else compiled(at_once)
+    return lambda state, batch: program(state, numbers, batch)
+
+
+def _check_shapes(template: PyTree, result: PyTree) -> None:
     structure: Any = jax.tree.structure(template)
     if jax.tree.structure(result) != structure:
         raise TypeError("system.step returned a state of another structure than system.init.")
@@ -126,30 +150,63 @@ def _iteration(
         if (want.shape, want.dtype) != (have.shape, have.dtype):
             name = jax.tree_util.keystr(path)
             raise TypeError(f"system.step made {name} {have.dtype}{have.shape}, it was {want.dtype}{want.shape}.")
-    return lowered.compile()
 
 
 def _evaluation(
-    system: System, env: Env, options: RunOptions, template: PyTree
+    system_fn: SystemFn, env: Env, options: RunOptions, group: Sequence[Member], template: PyTree
 ) -> Callable[[PyTree], tuple[np.ndarray, np.ndarray]]:
-    def evaluate(state: PyTree, key: Key) -> tuple[jax.Array, jax.Array]:
+    def evaluate(state: PyTree, numbers: PyTree, key: Key) -> tuple[jax.Array, jax.Array]:
+        system = system_fn(numbers)
+
         def act(obs: jax.Array, act_key: Key) -> jax.Array:
             return system.act(state, obs, act_key, deterministic=True)
 
         return episodes.episode_returns(env, act, key, num_episodes=options.eval_episodes)
 
-    keys = _per_seed(evaluation_key, options)
-    program = jax.jit(evaluate if options.seeds == 1 else jax.vmap(evaluate)).lower(template, keys).compile()
+    keys, numbers = _inputs(evaluation_key, group)
+    several = evaluate if len(group) == 1 else _side_by_side(evaluate, len(group))
+    program = jax.jit(several).lower(template, numbers, keys).compile()
 
     def run(state: PyTree) -> tuple[np.ndarray, np.ndarray]:
-        returns, lengths = wait(program(state, keys))
+        returns, lengths = wait(program(state, numbers, keys))
         return np.asarray(returns), np.asarray(lengths)
 
     return run
 
 
+def _side_by_side(one: Callable[..., Any], size: int, in_turns: int | None = None) -> Callable[..., Any]:
+    """Maps ``one`` over a leading axis of ``size`` members, spread over the local devices.
+
+    Args:
+      one: function of one member.
+      size: members.
+      in_turns: members of a device that are computed at once, a divisor of their number; all of them where None.
+    """
+
+    def several(*args: PyTree) -> Any:
+        if in_turns is None:
+            return jax.vmap(one)(*args)
+        turns = jax.tree.map(lambda x: x.reshape((x.shape[0] // in_turns, in_turns, *x.shape[1:])), args)
+        result = jax.lax.map(lambda each: jax.vmap(one)(*each), turns)
+        return jax.tree.map(lambda x: x.reshape((x.shape[0] * in_turns, *x.shape[2:])), result)
+
+    devices = _devices(size)
+    if len(devices) == 1:
+        return several
+    mesh = jax.sharding.Mesh(np.array(devices), ("member",))
+    spec = jax.sharding.PartitionSpec("member")
+    # Members share nothing, so there is no replication to check.
+    return jax.shard_map(several, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+
+
+def _devices(size: int) -> list[Any]:
+    """The most local devices among which ``size`` members divide evenly."""
+    devices = jax.local_devices()
+    return devices[: max(count for count in range(1, len(devices) + 1) if size % count == 0)]
+
+
 def _host_policies(
-    system: System, env: HostEnv, options: RunOptions, template: PyTree, worker: PyTree
+    system: System, env: HostEnv, options: RunOptions, seed: int, template: PyTree, worker: PyTree
 ) -> tuple[Callable[..., Any], Callable[[PyTree], tuple[np.ndarray, np.ndarray]]]:
     """Returns ``act(state, obs [N, D], keys [N])``, which explores, and the evaluation, which does not."""
     obs = jax.ShapeDtypeStruct(worker.obs.shape, worker.obs.dtype)
@@ -162,7 +219,7 @@ def _host_policies(
         return jax.jit(act).lower(template, obs, keys).compile()
 
     explore, exploit = compiled(False), compiled(True)
-    key = evaluation_key(options.seed)
+    key = evaluation_key(seed)
 
     def evaluate(state: PyTree) -> tuple[np.ndarray, np.ndarray]:
         return episodes.host_episode_returns(
@@ -173,7 +230,7 @@ def _host_policies(
 
 
 def _host_collection(
-    env: HostEnv, act: Any, options: RunOptions, template: PyTree, worker: PyTree, num_steps: int
+    env: HostEnv, act: Any, seed: int, template: PyTree, worker: PyTree, num_steps: int
 ) -> tuple[Callable[[PyTree, PyTree, int], tuple[PyTree, Transition, dict[str, Any]]], Transition]:
     shape = (num_steps, env.num_envs)
     obs, action = (env.spec.obs_dim,), (env.spec.action_dim,)
@@ -185,7 +242,7 @@ def _host_collection(
             env,
             worker,
             lambda obs, keys: act(state, obs, keys),
-            collection_key(options.seed, iteration),
+            collection_key(seed, iteration),
             num_steps=num_steps,
         )
         return worker, jax.tree.map(lambda x: np.asarray(x, np.float32), transitions), stats
@@ -193,10 +250,12 @@ def _host_collection(
     return collect, batch
 
 
-def _per_seed(key_fn: Callable[[Any], Key], options: RunOptions) -> Key:
-    if options.seeds == 1:
-        return key_fn(options.seed)
-    return jax.vmap(key_fn)(jnp.arange(options.seed, options.seed + options.seeds))
+def _inputs(key_fn: Callable[[Any], Key], group: Sequence[Member]) -> tuple[Key, PyTree]:
+    """Returns the keys and the swept numbers of the members, with a leading axis where there are several."""
+    seeds, numbers = stacked(group)
+    if len(group) == 1:
+        return key_fn(group[0].seed), jax.tree.map(lambda values: values[0], numbers)
+    return jax.vmap(key_fn)(seeds), numbers
 
 
 def _use_cache(directory: Path | None) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from jaxhybrid.errors import InputError, unknown
@@ -168,6 +169,8 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     Raises:
       InputError: a value out of range, counts that do not divide, or a model where the environment allows none.
     """
+    if any(isinstance(value, jax.core.Tracer) for value in vars(config).values()):
+        return config  # a sweep, whose every value was checked before it was traced
     for name in _POSITIVE:
         if not (getattr(config, name) > 0 and math.isfinite(getattr(config, name))):
             raise InputError(f"{name}={getattr(config, name)} must be positive.")

@@ -30,8 +30,7 @@ def test_a_smoke_run_leaves_what_a_run_leaves(run):
 
 
 def test_planning_evaluates_the_run(run):
-    arguments = ["--run", str(run), "--episodes", "2", "--horizon", "2", "--candidates", "30", "--iterations", "2"]
-    assert maac_planning.main(arguments) == 0
+    assert maac_planning.main(["--run", str(run), "--preset", "smoke"]) == 0
     facts = json.loads((run / "planning.json").read_text())
     assert facts["returns"].keys() == {"policy", "policy + planning"}
     assert [len(returns) for returns in facts["returns"]["policy"]] == [2]
@@ -56,9 +55,14 @@ def test_bad_input_is_refused_before_anything_is_written(arguments, field, tmp_p
     assert not out.exists()
 
 
-def test_planning_refuses_what_is_no_run(tmp_path):
-    with pytest.raises(InputError, match="no run"):
-        maac_planning.main(["--run", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "no run"), (["--horizon", "0"], "horizon=0"), (["--out", "elsewhere"], "both given")],
+)
+def test_planning_refuses_what_is_no_run_or_no_planner(arguments, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        maac_planning.main(["--run", str(tmp_path), *arguments])
+    assert not list(tmp_path.iterdir())
 
 
 def test_curves_draws_runs_and_overwrites_nothing(run, tmp_path):

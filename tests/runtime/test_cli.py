@@ -11,7 +11,7 @@ PRESETS = {"plain": toy.Config(), "other": toy.Config(env="elsewhere"), "any": t
 
 
 def parse(*argv):
-    return cli.parse(argv, prog="toy", description="A toy.", presets=PRESETS, preset="plain")
+    return cli.parse(argv, module="toy", description="A toy.", presets=PRESETS, preset="plain")
 
 
 def test_defaults_come_from_the_preset_and_fields_override_it():
@@ -59,7 +59,7 @@ def test_an_unknown_study_names_the_nearest():
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     out = tmp_path / "run"
     result = process("tests.runtime.toy", "--seeds", "0", "--out", str(out))
-    assert result.returncode == 2 and result.stderr == "error: seeds=0 must be at least 1.\n"
+    assert result.returncode == 2 and result.stderr == "error: seeds=0 must be at least 1, or a range such as 0:16.\n"
     assert not out.exists()
 
 

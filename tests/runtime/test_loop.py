@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import checkpoint, programs, records
+from jaxhybrid.runtime import checkpoint, members, programs, records
 from jaxhybrid.runtime.options import RunOptions
 from tests.runtime import toy
 
@@ -149,10 +149,10 @@ def test_a_streak_of_refused_updates_stops_the_run_with_a_capsule(tmp_path, caps
     config = toy.Config(poison_at=6)
     result = toy.run(config, out=str(tmp_path / "run"), max_nonfinite=3, checkpoint_every=2)
     assert result.exit_code == 3 and result.iteration == 8
-    assert "error: 3 updates in a row were refused (seed 0) by iteration 8" in capsys.readouterr().err
+    assert "error: 3 updates in a row were refused (seed-0) by iteration 8" in capsys.readouterr().err
     (capsule,) = result.directory.glob("capsule-*")
     facts = json.loads((capsule / "capsule.json").read_text())
-    assert facts["checkpoint_iteration"] == 4 and facts["iterations_to_replay"] == 4 and facts["seeds"] == [0]
+    assert facts["checkpoint_iteration"] == 4 and facts["iterations_to_replay"] == 4 and facts["members"] == ["seed-0"]
 
     system = toy.make(config)
     template = {"state": jax.eval_shape(system.init, jax.random.key(0))}
@@ -219,7 +219,7 @@ def test_the_second_interrupt_does_not_wait_for_the_iteration(tmp_path):
         ({"chunk": 5}, "multiple of chunk=5"),
         ({"keep_last": 0}, "keep_last=0"),
         ({"resume": True, "out": None}, "--out"),
-        ({"seeds": 2, "host": True}, "seeds=2 must be 1"),
+        ({"seeds": "x"}, "a range such as"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(tmp_path, monkeypatch, options, message):
@@ -232,10 +232,13 @@ def test_bad_options_are_refused_before_anything_is_written(tmp_path, monkeypatc
 def test_a_system_that_changes_its_shapes_is_named(tmp_path):
     system = toy.make(toy.Config())
     broken = system._replace(step=lambda s, b: (s._replace(buffer=jnp.zeros(5)), {}))
-    template, _ = programs.lower_init(broken, RunOptions())
+    group = members.members(RunOptions(), toy.Config())
+    template, _ = programs.lower_init(lambda _: broken, group)
     with pytest.raises(TypeError, match="buffer"):
         options = RunOptions(compile_cache="off")
-        programs.compile_programs(broken, toy.env(), options, template=template, worker=None, num_steps=None)
+        programs.compile_programs(
+            lambda _: broken, toy.env(), options, group, template=template, worker=None, num_steps=None
+        )
 
 
 def test_an_unusable_compile_cache_costs_time_only(tmp_path, capsys):

@@ -49,7 +49,7 @@ class State(NamedTuple):
 traces = {"init": 0, "step": 0, "act": 0}
 
 
-def make(config: Config) -> System:
+def make(config: Config, env: Env | HostEnv | None = None) -> System:
     def init(key: Key) -> State:
         traces["init"] += 1
         params_key, run_key = jax.random.split(key)
@@ -69,7 +69,7 @@ def make(config: Config) -> System:
         poisoned = (config.poison_at > 0) & (count >= config.poison_at)
         grads = jnp.where(poisoned, jnp.nan, grads)
         if config.busy:
-            work = jax.lax.fori_loop(0, config.busy, lambda _, x: x @ x / 400, jnp.ones((400, 400)))
+            work = jax.lax.fori_loop(0, config.busy, lambda _, x: x @ x / 400, jnp.ones((400, 400)) + 0 * draw)
             grads = grads + 0 * work[0, 0]
         momentum = 0.9 * state.momentum["gain"] + grads
         gain = state.params["gain"] - config.learning_rate / jnp.sqrt(count) * momentum
@@ -140,7 +140,7 @@ def host_env(num_envs: int = 2) -> HostEnv:
 def run(config: Config, *, host: bool = False, **options) -> loop.RunResult:
     settings = {"quiet": True, "tensorboard": False, "compile_cache": "off", "eval_every": 3, "checkpoint_every": 4}
     return loop.train(
-        make(config),
+        make,
         host_env(config.num_envs) if host else env(),
         study="toy",
         preset="plain",
@@ -153,9 +153,9 @@ def run(config: Config, *, host: bool = False, **options) -> loop.RunResult:
 
 def main(argv: Sequence[str]) -> int:
     presets = {"plain": Config(), "other": Config(env="elsewhere")}
-    arguments = cli.parse(argv, prog="toy", description="A toy.", presets=presets, preset="plain")
+    arguments = cli.parse(argv, module="tests.runtime.toy", description="A toy.", presets=presets, preset="plain")
     result = loop.train(
-        make(arguments.config),
+        make,
         env(),
         study="toy",
         preset=arguments.preset,
@@ -163,6 +163,8 @@ def main(argv: Sequence[str]) -> int:
         options=arguments.run,
         iterations=arguments.config.iterations,
         num_steps=3,
+        policy_params=lambda state: state.params,
+        command=arguments.command,
     )
     return result.exit_code
 

@@ -1,0 +1,147 @@
+"""Several members, in processes of their own and side by side in one program."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import checkpoint, parts, policies, records
+from tests.runtime import toy
+from tests.runtime.test_loop import content
+
+
+def start(*arguments, devices=1, **options):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.runtime.toy", "--compile-cache", "off", "--no-tensorboard", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": flags},
+        **options,
+    )
+
+
+def finish(process, code=0):
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == code, err
+    return err
+
+
+def numbers(directory, name):
+    return np.array([row[name] for row in records.read(directory) if name in row], float)
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """Two seeds times two step sizes, a process each."""
+    out = tmp_path_factory.mktemp("parts") / "run"
+    sweep = ("--sweep", "learning_rate=0.1,0.2", "--seeds", "3:5")
+    finish(start("--out", out, *sweep, "--quiet"))
+    return out
+
+
+LABELS = [f"learning_rate={rate}-seed-{seed}" for rate in (0.1, 0.2) for seed in (3, 4)]
+
+
+def test_processes_leave_one_run_with_a_part_for_each_member(apart):
+    identity = records.identity(apart)
+    assert (identity["seeds"], identity["sweep"], identity["parallel"]) == (
+        [3, 4],
+        {"learning_rate": [0.1, 0.2]},
+        "processes",
+    )
+    for i, label in enumerate(LABELS):
+        alone = records.read(apart / label)
+        merged = numbers(apart, "env/steps")
+        assert merged.shape == (13, 4) and merged[:, i].tolist() == [row["env/steps"] for row in alone]
+        assert numbers(apart, "eval/return")[:, i].tolist() == numbers(apart / label, "eval/return").tolist()
+    assert (apart / "curve.png").read_bytes().startswith(b"\x89PNG")
+    policy = policies.load(apart / "policy")
+    assert policy.seeds == [3, 4, 3, 4] and policy.params["gain"].shape == (4, 1)
+    assert policy.facts["numbers"][2] == {"learning_rate": 0.2}
+
+
+def test_a_part_equals_the_run_of_that_seed_alone(apart, tmp_path):
+    alone = toy.run(toy.Config(learning_rate=0.2), out=str(tmp_path / "run"), seed=4, eval_every=5, checkpoint_every=10)
+    assert content(alone.directory) == content(apart / LABELS[3])
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_members_side_by_side_equal_those_apart_on_any_number_of_devices(apart, tmp_path, devices):
+    out = tmp_path / "run"
+    sweep = ("--sweep", "learning_rate=0.1,0.2", "--seeds", "3:5", "--parallel", "vmap", "--chunk", "2")
+    intervals = ("--eval-every", "4", "--checkpoint-every", "4")
+    err = finish(start("--out", out, *sweep, *intervals, devices=devices))
+    assert "12/12" in err
+    np.testing.assert_allclose(numbers(out, "critic/loss"), numbers(apart, "critic/loss"), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(numbers(out, "eval/return")[-1], numbers(apart, "eval/return")[-1], rtol=1e-5)
+
+
+def test_members_that_do_not_fit_the_memory_run_in_turns(tmp_path):
+    everything = {"seeds": 5, "parallel": "vmap", "iterations": 6}
+    config = toy.Config(busy=1)
+    whole = toy.run(config, out=str(tmp_path / "whole"), **everything)
+    # The product of 400 x 400 matrices takes 1.3 MB of work space per member.
+    turns = toy.run(config, out=str(tmp_path / "turns"), **everything, memory_gib=4e6 / 2**30)
+    np.testing.assert_allclose(
+        numbers(turns.directory, "critic/loss"), numbers(whole.directory, "critic/loss"), rtol=1e-5
+    )
+    with pytest.raises(InputError, match=r"seeds=5 do not fit .*--jobs 1"):
+        toy.run(config, out=str(tmp_path / "none"), **everything, memory_gib=1e3 / 2**30)
+
+
+def test_a_signal_stops_every_part_with_a_checkpoint_and_all_continue(tmp_path):
+    out = tmp_path / "run"
+    long = ("--out", out, "--seeds", "2", "--iterations", 1_000_000, "--eval-every", 100_000)
+    process = start(*long, "--checkpoint-every", 1_000_000)
+    deadline = time.monotonic() + 90
+    logs = [out / f"seed-{i}" / records.METRICS for i in range(2)]
+    while not all(log.exists() and log.stat().st_size > 2000 for log in logs):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    finish(process, code=143)
+    ends = [checkpoint.steps(out / f"seed-{i}" / "checkpoints")[-1] for i in range(2)]
+    assert [content(out / f"seed-{i}")[-1]["iteration"] for i in range(2)] == ends
+    total = max(ends) + 5
+    finish(start(*long[:4], "--resume", "--iterations", total, *long[6:], "--checkpoint-every", 1_000_000))
+    assert records.read(out)[-1]["iteration"] == total
+
+
+def test_a_part_that_fails_is_named_with_its_reason(tmp_path):
+    out = tmp_path / "run"
+    poison = ("--config.poison-at", "3", "--max-nonfinite", "2")
+    err = finish(start("--out", out, "--seeds", "2", *poison), code=3)
+    assert "seed-1 ended with exit code 3: " in err and "updates in a row were refused" in err
+    assert not (out / "policy").exists()
+    assert json.loads((out / "manifest.json").read_text())["identity"]["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 2, "host": True}, "command line"),
+        ({"seeds": 2, "parallel": "processes"}, "command line"),
+        ({"seeds": 2, "host": True, "parallel": "vmap"}, "parallel='vmap' is not possible"),
+        ({"sweep": ("learning_rat=1",)}, "did you mean 'learning_rate'"),
+    ],
+)
+def test_members_that_cannot_run_are_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        toy.run(toy.Config(), out=str(tmp_path / "run"), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_of_parts_that_differ_in_length_are_merged_up_to_the_shortest(tmp_path):
+    for label, length in (("a", 3), ("b", 2)):
+        (tmp_path / label).mkdir()
+        lines = [json.dumps({"iteration": i, "x": float(i)}) + "\n" for i in range(length)]
+        (tmp_path / label / records.METRICS).write_text("".join(lines))
+    assert parts.merge(tmp_path, [tmp_path / "a", tmp_path / "b"]) == 1
+    assert records.read(tmp_path) == [{"iteration": 0, "x": [0.0, 0.0]}, {"iteration": 1, "x": [1.0, 1.0]}]
