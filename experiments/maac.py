@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jaxhybrid.runtime import cli, loop
+from jaxhybrid.runtime import cli, training
 from jaxhybrid.systems import maac
 
 STUDY = "maac"
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         default_env="pendulum",
     )
     config = arguments.config
-    return loop.train(
+    return training.train(
         maac.make,
         cli.study_env(arguments.env, config.num_envs),
         study=STUDY,

@@ -12,6 +12,7 @@ import optax
 
 from jaxhybrid.losses.dynamics import gaussian_nll
 from jaxhybrid.ops import trees
+from jaxhybrid.sharding import spread
 from jaxhybrid.types import Array, Key, PyTree, Transition
 
 __all__ = ["Bootstrap", "EnsembleState", "HeadFn", "Normaliser", "fit"]
@@ -149,7 +150,7 @@ def fit(
     def epoch(progress: _Progress) -> _Progress:
         def minibatch(i: Array, carry: tuple[EnsembleState, Array]) -> tuple[EnsembleState, Array]:
             row_key = jax.random.fold_in(jax.random.fold_in(epochs_key, progress.epoch), i)
-            rows = _training_rows(data, predict_reward, batch_size, row_key)
+            rows = spread(_training_rows(data, predict_reward, batch_size, row_key), axis=1)
             return _gradient_step(carry[0], rows, progress.active, head_fn=head_fn, optimiser=optimiser)
 
         fitted, losses = jax.lax.fori_loop(0, steps, minibatch, (progress.state, progress.train_loss))

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(jaxhybrid.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("ops",),
-    ("networks", "rollout", "guard", "replay", "envs"),
+    ("networks", "rollout", "guard", "replay", "sharding", "envs"),
     ("losses",),
     ("estimators", "model_fit"),
     ("dynamics",),

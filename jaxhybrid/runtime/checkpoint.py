@@ -80,7 +80,8 @@ def save(directory: Path, iteration: int, tree: PyTree, facts: Mapping[str, Any]
     final, partial = directory / f"{iteration:08d}", directory / f".{iteration:08d}.partial"
     partial.mkdir()
     # Orbax cannot write an array without elements; its shape in the manifest says all there is to know.
-    _orbax().save(partial.absolute() / _ARRAYS, {str(i): array for i, array in enumerate(raw) if array.size})
+    with _by_this_process():
+        _orbax().save(partial.absolute() / _ARRAYS, {str(i): array for i, array in enumerate(raw) if array.size})
     manifest = {
         "format": _FORMAT,
         "iteration": iteration,
@@ -146,7 +147,8 @@ def _restore_step(step: Path, template: PyTree) -> Restored:
         if 0 not in leaf["raw_shape"]
     }
     try:
-        arrays = _orbax().load(step.absolute() / _ARRAYS, expected)
+        with _by_this_process():
+            arrays = _orbax().load(step.absolute() / _ARRAYS, expected)
     except Exception as reason:  # Orbax raises whatever its storage layers raise.
         raise _DamagedError(f"its arrays cannot be read ({type(reason).__name__})") from None
     leaves = [
@@ -231,6 +233,15 @@ def _write_last(path: Path, manifest: Mapping[str, Any]) -> None:
         json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _by_this_process() -> Any:
+    """Keeps Orbax from waiting for other processes of a job: whoever saves has all of the state."""
+    index = jax.process_index()
+    options = _orbax().options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process-{index}"
+    )
+    return _orbax().Context(multiprocessing_options=options if jax.process_count() > 1 else None)
 
 
 def _orbax() -> Any:

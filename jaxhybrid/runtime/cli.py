@@ -147,7 +147,11 @@ def parse(
         prog=prog,
         description=f"{description}\n\nPresets: {', '.join(presets)}.",
     )
-    checked(arguments.run)
+    if checked(arguments.run).distributed:
+        # Before anything else uses JAX; imported here, because a refused argument needs none.
+        from jaxhybrid.runtime.devices import start_distributed
+
+        start_distributed()
     given = arguments.env or ("" if arguments.config.env else default_env)
     env = _meant_env(chosen, given, arguments.config.env)
     return dataclasses.replace(arguments, env=env, command=(sys.executable, "-m", *module.split(), *argv))

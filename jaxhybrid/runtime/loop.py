@@ -13,18 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxhybrid.envs import episodes
-from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import checkpoint, console, parts, plots, policies, records
+from jaxhybrid.runtime import checkpoint, console, devices, records
 from jaxhybrid.runtime.interrupts import Interrupts, wait
-from jaxhybrid.runtime.members import Member, configured, members, swept
-from jaxhybrid.runtime.options import RunOptions, checked, seeds
-from jaxhybrid.runtime.parts import in_processes
+from jaxhybrid.runtime.members import Member
+from jaxhybrid.runtime.options import RunOptions
 from jaxhybrid.runtime.programs import Programs, compile_programs, lower_init
 from jaxhybrid.types import Env, HostEnv, PyTree, System
 
-__all__ = ["NONFINITE_EXIT", "RunResult", "train"]
+__all__ = ["INTERRUPTED_EXIT", "NONFINITE_EXIT", "RunResult", "run"]
 
 NONFINITE_EXIT = 3
+INTERRUPTED_EXIT = 143
 
 
 class RunResult(NamedTuple):
@@ -68,21 +67,24 @@ class _Run:
     def checkpoints(self) -> Path:
         return self.directory / "checkpoints"
 
+    @property
+    def writes(self) -> bool:
+        """Whether this process keeps the run: all of them hold the same state where they compute it together."""
+        return _keeps(self.options)
 
-def train(
-    make: Callable[[Any, Any], System],
+
+def run(
+    system_fn: Callable[[Mapping[str, Any]], System],
     env: Env | HostEnv,
+    group: Sequence[Member],
     *,
-    study: str,
-    preset: str,
-    config: Any,
+    directory: Path,
+    identity: Mapping[str, Any],
     options: RunOptions,
-    iterations: int,
-    num_steps: int | None = None,
-    policy_params: Callable[[PyTree], PyTree] | None = None,
-    command: Sequence[str] | None = None,
+    total: int,
+    num_steps: int | None,
 ) -> RunResult:
-    """Runs a system to its last iteration and leaves a directory that says everything about it.
+    """Runs the members of one program, in a directory that is open, to their last iteration.
 
     The state is donated from iteration to iteration. Evaluation uses the deterministic policy, keys of its own, and
     nothing of it flows back. Ctrl-C and SIGTERM end the run after the current iteration, with a checkpoint; the second
@@ -90,45 +92,16 @@ def train(
     of the newest checkpoint, from which the failure replays.
 
     Args:
-      make: ``make(config, env) -> System``.
-      env: collected inside ``system.step`` if it is an `Env`, by this loop if it is a `HostEnv`.
-      study: name of the experiment.
-      preset: name of the config that ``config`` started from; it only labels the run.
-      config: frozen dataclass of the system's numbers.
+      system_fn: ``system_fn(numbers)`` is the system with some numbers of its config replaced.
+      env: the environment it is made for.
+      group: the members; exactly one on a host environment.
+      directory: of the run.
+      identity: what its manifest says.
       options: how to run.
-      iterations: to run, unless ``options.iterations`` says otherwise.
+      total: iterations.
       num_steps: steps per iteration and instance of a `HostEnv`.
-      policy_params: ``policy_params(state)`` are the parameters to keep in ``policy/`` at the end; None keeps none.
-      command: the command line that started this run; several seeds can run in processes of their own only with it.
-
-    Returns:
-      The last state and the exit code.
-
-    Raises:
-      InputError: bad options, a directory that may not be written or resumed, several seeds on a host environment
-        without a command. Nothing was written then.
     """
-    options = checked(options)
-    total = options.iterations or iterations
-    group = members(options, config)
-    # Every number of a sweep is checked here, before anything is traced or written.
-    systems = [make(configured(config, member.numbers), env) for member in group[:: len(seeds(options))]]
-    _check(env, options, total, num_steps)
-    apart = in_processes(options, env, group, command)
-    directory = _directory(options, study, env.spec.name, preset)
-    identity = _identity(study, env, config, options, num_steps, apart)
-    console.quiet_dependencies()
-    records.open_run(directory, identity, dataclasses.asdict(options), resume=options.resume)
-    if apart:
-        _say(options, f"{directory}: {len(group)} processes, at most {options.jobs or len(parts.cores())} at a time")
-        done, exit_code = parts.run(directory, options, group, command or (), total)
-        _draw(directory, identity, f"{study} {preset}")
-        return RunResult(directory, None, done, exit_code)
-
-    def system_fn(numbers: Mapping[str, Any]) -> System:
-        return make(configured(config, numbers), env) if numbers else systems[0]
-
-    template, init = lower_init(system_fn, group)
+    template, init = lower_init(system_fn, options, group)
     worker = episodes.host_reset(env, group[0].seed) if isinstance(env, HostEnv) else None
     restored = _restore(directory, template, worker) if options.resume else None
     if restored is not None and restored.iteration >= total:
@@ -142,54 +115,7 @@ def train(
         run = _Run(directory, identity, options, group, total, programs, writer)
         position = _begin(run, init(), worker) if restored is None else _resume(run, restored)
         position, exit_code = _loop(run, interrupts, position)
-    _draw(directory, identity, f"{study} {preset}")
-    if exit_code == 0 and policy_params is not None:
-        policies.save(
-            directory / "policy",
-            params=policy_params(position.state),
-            study=study,
-            config=dataclasses.asdict(config),
-            spec=env.spec,
-            seeds=[member.seed for member in group],
-            iteration=position.iteration,
-            numbers=[member.numbers for member in group],
-        )
     return RunResult(directory, position.state, position.iteration, exit_code)
-
-
-def _identity(
-    study: str, env: Env | HostEnv, config: Any, options: RunOptions, num_steps: int | None, apart: bool
-) -> dict[str, Any]:
-    """Everything that decides the numbers of a run; a resumed run must agree in it."""
-    return {
-        "study": study,
-        "env": env.spec.name,
-        "config": dataclasses.asdict(config),
-        "num_steps": num_steps,
-        "seeds": list(seeds(options)),
-        "sweep": swept(options, config),
-        "parallel": "processes" if apart else "vmap",
-        **{name: getattr(options, name) for name in ("chunk", "eval_every", "eval_episodes")},
-    }
-
-
-def _check(env: Env | HostEnv, options: RunOptions, total: int, num_steps: int | None) -> None:
-    if total % options.chunk:
-        raise InputError(f"iterations={total} must be a multiple of chunk={options.chunk}.")
-    if not isinstance(env, HostEnv):
-        return
-    if num_steps is None or num_steps < 1:
-        raise InputError(f"num_steps={num_steps} must be at least 1 on the host environment {env.spec.name!r}.")
-    if options.chunk > 1:
-        raise InputError(
-            f"chunk={options.chunk} must be 1 on {env.spec.name!r}, which runs outside the compiled program."
-        )
-
-
-def _directory(options: RunOptions, study: str, env: str, preset: str) -> Path:
-    if options.out is not None:
-        return Path(options.out).expanduser()
-    return records.default_directory(study, env, preset, seeds(options)[0])
 
 
 def _restore(directory: Path, template: PyTree, worker: PyTree | None) -> checkpoint.Restored | None:
@@ -200,7 +126,13 @@ def _restore(directory: Path, template: PyTree, worker: PyTree | None) -> checkp
     return restored
 
 
+def _keeps(options: RunOptions) -> bool:
+    return devices.is_first() or not options.data_parallel
+
+
 def _writer(directory: Path, options: RunOptions, restored: checkpoint.Restored | None) -> records.Writer:
+    if not _keeps(options):
+        return records.Silence()
     if restored is None:
         return records.Writer(directory, position=0, tensorboard=options.tensorboard)
     return records.Writer(
@@ -214,7 +146,8 @@ def _writer(directory: Path, options: RunOptions, restored: checkpoint.Restored 
 def _resume(run: _Run, restored: checkpoint.Restored) -> _Position:
     iteration, tree, facts = restored
     _say(run.options, f"resumed at iteration {iteration}")
-    return _Position(iteration, tree["state"], tree.get("worker"), facts["env_steps"], facts["elapsed"])
+    state = devices.placed(tree["state"], devices.everywhere(run.options))
+    return _Position(iteration, state, tree.get("worker"), facts["env_steps"], facts["elapsed"])
 
 
 def _begin(run: _Run, state: PyTree, worker: PyTree) -> _Position:
@@ -247,7 +180,7 @@ def _loop(run: _Run, interrupts: Interrupts, position: _Position) -> tuple[_Posi
             streak = np.max([row.get("guard/nonfinite_streak", 0) for row in rows], axis=0)
             if np.max(streak) >= run.options.max_nonfinite:
                 return position, _abort(run, position, f"{int(np.max(streak))} updates in a row were refused", streak)
-            leaving = done or interrupts.received is not None
+            leaving = done or _asked_to_stop(run, interrupts)
             due = position.iteration % run.options.checkpoint_every == 0
             # A checkpoint within a streak would push out the one from before it, which replays the failure.
             if leaving or (due and np.max(streak) == 0):
@@ -263,9 +196,16 @@ def _loop(run: _Run, interrupts: Interrupts, position: _Position) -> tuple[_Posi
                 speed=f"{speed:,.0f}/s",
                 latest=latest,
             )
-    code = interrupts.exit_code if position.iteration < run.total else 0
+    # Another process of the job may be the one that got the signal.
+    code = (interrupts.exit_code or INTERRUPTED_EXIT) if position.iteration < run.total else 0
     _say(run.options, f"{'complete' if code == 0 else 'stopped'} at iteration {position.iteration}: {run.directory}")
     return position, code
+
+
+def _asked_to_stop(run: _Run, interrupts: Interrupts) -> bool:
+    """Whether to stop now; processes that compute one run together stop at the same iteration."""
+    received = interrupts.received is not None
+    return devices.agreed(received) if run.options.data_parallel else received
 
 
 def _advance(run: _Run, position: _Position) -> tuple[_Position, list[dict[str, Any]]]:
@@ -315,6 +255,8 @@ def _number(returns: Any) -> str:
 
 
 def _save(run: _Run, position: _Position) -> None:
+    if not run.writes:
+        return
     tree = (
         {"state": position.state} if position.worker is None else {"state": position.state, "worker": position.worker}
     )
@@ -334,6 +276,8 @@ def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> i
     The state right before the failure was donated; a copy of every state would double the memory of every run. The
     checkpoint and the number of iterations from it to the failure determine that state to the bit.
     """
+    if not run.writes:
+        return NONFINITE_EXIT
     capsule = run.directory / f"capsule-{position.iteration:08d}"
     start = checkpoint.steps(run.checkpoints)[-1]
     failed = np.flatnonzero(np.atleast_1d(streak) >= run.options.max_nonfinite)
@@ -354,13 +298,6 @@ def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> i
     return NONFINITE_EXIT
 
 
-def _draw(directory: Path, identity: Mapping[str, Any], label: str) -> None:
-    try:
-        plots.learning_curves({label: records.read(directory)}, directory / "curve.png", title=identity["env"])
-    except InputError as reason:
-        console.warn(f"curve.png was not drawn: {reason}")
-
-
 def _say(options: RunOptions, text: str) -> None:
-    if not options.quiet:
+    if not options.quiet and devices.is_first():
         console.say(text)

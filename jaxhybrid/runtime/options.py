@@ -35,6 +35,11 @@ class RunOptions:
     """Processes at a time; by default as many as there are cores."""
     memory_gib: float | None = None
     """Memory of a device that vectorised seeds may fill, in GiB, by default all; more seeds than fit run in turns."""
+    data_parallel: bool = False
+    """Divide the batches of one large run over all devices."""
+    distributed: bool = False
+    """Run as one of several processes of a cluster's job: each takes its share of the seeds, or of the batches with
+    --data-parallel; the first one speaks and writes."""
     iterations: int | None = None
     """Iterations to run; by default those of the config."""
     chunk: int = 1
@@ -87,6 +92,10 @@ def checked(options: RunOptions) -> RunOptions:
         if value is not None and value < least:
             raise InputError(f"{name}={value} must be at least {least}.")
     seeds(options)
+    if options.distributed and options.out is None:
+        raise InputError("distributed needs a directory that all processes see: name it with --out.")
+    if options.data_parallel and (len(seeds(options)) > 1 or options.sweep):
+        raise InputError("data_parallel is for one run with large batches: leave out --seeds and --sweep.")
     if options.memory_gib is not None and not options.memory_gib > 0:
         raise InputError(f"memory_gib={options.memory_gib} must be positive.")
     for name in ("iterations", "eval_every", "checkpoint_every"):

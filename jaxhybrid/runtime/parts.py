@@ -112,7 +112,7 @@ def run(
     failed = [code for code in codes if code]
     if not failed:
         each = [part.directory / "policy" for part in parts]
-        policies.stack(directory / "policy", each, numbers=[member.numbers for member in group])
+        policies.join(directory / "policy", each, numbers=[member.numbers for member in group])
     return done, failed[0] if failed else 0
 
 

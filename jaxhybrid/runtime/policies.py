@@ -20,7 +20,7 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.runtime.records import jsonable
 from jaxhybrid.types import EnvSpec, PyTree
 
-__all__ = ["SavedPolicy", "load", "save", "stack"]
+__all__ = ["SavedPolicy", "join", "load", "save"]
 
 _FORMAT = 1
 _FACTS, _ARRAYS = "policy.json", "params.npz"
@@ -107,12 +107,12 @@ def load(directory: Path | str) -> SavedPolicy:
         raise InputError(f"{str(directory / _FACTS)!r} lacks {missing.args[0]!r}.") from None
 
 
-def stack(directory: Path | str, each: Sequence[Path], **facts: Any) -> Path:
-    """Writes several policies of one study as one, with a leading axis ``S`` on every parameter.
+def join(directory: Path | str, each: Sequence[Path], **facts: Any) -> Path:
+    """Writes several policies of one study as one, with a leading axis ``S`` on every parameter for all their seeds.
 
     Args:
       directory: to create.
-      each: directories of policies of one seed.
+      each: directories of policies, of one seed or of several.
       **facts: that replace those of the first policy.
 
     Returns:
@@ -122,13 +122,19 @@ def stack(directory: Path | str, each: Sequence[Path], **facts: Any) -> Path:
       InputError: a policy cannot be read, or their parameters differ in shape.
     """
     loaded = [load(path) for path in each]
-    arrays = [_flat(policy.params, "") for policy in loaded]
-    if any({n: a.shape for n, a in flat.items()} != {n: a.shape for n, a in arrays[0].items()} for flat in arrays):
+    arrays = [_with_seed_axis(policy) for policy in loaded]
+    shapes = [{name: array.shape[1:] for name, array in flat.items()} for flat in arrays]
+    if any(shape != shapes[0] for shape in shapes):
         raise InputError(f"{str(directory)!r}: the policies to stack have parameters of different shapes.")
-    params = _nested({name: np.stack([flat[name] for flat in arrays]) for name in arrays[0]})
+    params = _nested({name: np.concatenate([flat[name] for flat in arrays]) for name in arrays[0]})
     first = loaded[0]
     seeds = [seed for policy in loaded for seed in policy.seeds]
     return _write(Path(directory), params, first.study, first.config, first.spec, seeds, first.facts | facts)
+
+
+def _with_seed_axis(policy: SavedPolicy) -> dict[str, np.ndarray]:
+    flat = _flat(policy.params, "")
+    return flat if len(policy.seeds) > 1 else {name: array[None] for name, array in flat.items()}
 
 
 def _write(

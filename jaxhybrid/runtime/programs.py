@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import NamedSharding
 
 from jaxhybrid.envs import episodes
 from jaxhybrid.runtime import memory
 from jaxhybrid.runtime.console import warn
+from jaxhybrid.runtime.devices import everywhere, for_members, placed
 from jaxhybrid.runtime.interrupts import wait
 from jaxhybrid.runtime.members import Member, stacked
 from jaxhybrid.runtime.options import RunOptions, cache_directory
@@ -61,7 +63,9 @@ def collection_key(seed: int, iteration: int) -> Key:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(_COLLECTION), seed), iteration)
 
 
-def lower_init(system_fn: SystemFn, group: Sequence[Member]) -> tuple[PyTree, Callable[[], PyTree]]:
+def lower_init(
+    system_fn: SystemFn, options: RunOptions, group: Sequence[Member]
+) -> tuple[PyTree, Callable[[], PyTree]]:
     """Returns the shapes of the state and the function that computes the first one.
 
     The second is compiled when called, which a resumed run never does.
@@ -71,9 +75,13 @@ def lower_init(system_fn: SystemFn, group: Sequence[Member]) -> tuple[PyTree, Ca
     def init(key: Key, numbers: PyTree) -> PyTree:
         return system_fn(numbers).init(key)
 
-    lowered = jax.jit(init if len(group) == 1 else _side_by_side(init, len(group))).lower(keys, numbers)
-    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info)
-    return template, lambda: wait(lowered.compile()(keys, numbers))
+    several = init if len(group) == 1 else _side_by_side(init, len(group))
+    sharding = everywhere(options)
+    lowered = _lower(several, sharding, keys, numbers)
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), lowered.out_info
+    )
+    return template, lambda: wait(lowered.compile()(*placed((keys, numbers), sharding)))
 
 
 def compile_programs(
@@ -120,7 +128,8 @@ def compile_programs(
 def _iteration(
     system_fn: SystemFn, options: RunOptions, group: Sequence[Member], template: PyTree, batch: PyTree
 ) -> Callable[[PyTree, Transition | None], tuple[PyTree, Metrics]]:
-    _, numbers = _inputs(training_key, group)
+    sharding = everywhere(options)
+    numbers = placed(_inputs(training_key, group)[1], sharding)
 
     def one(state: PyTree, numbers: PyTree, batch: PyTree) -> tuple[PyTree, Metrics]:
         system = system_fn(numbers)
@@ -131,15 +140,27 @@ def _iteration(
     def compiled(in_turns: int | None) -> Any:
         several = _side_by_side(lambda state, numbers: one(state, numbers, None), len(group), in_turns)
         step = one if len(group) == 1 else lambda state, numbers, _: several(state, numbers)
-        lowered = jax.jit(step, donate_argnums=0).lower(template, numbers, batch)
+        lowered = _lower(step, sharding, template, numbers, batch, donate=True)
         _check_shapes(template, lowered.out_info[0])
         return lowered.compile()
 
     program = compiled(None)
+    if sharding is not None and sharding.num_devices > 1 and "all-reduce" not in program.as_text():
+        warn(f"data_parallel divides nothing: no batch is a multiple of the {sharding.num_devices} devices.")
     if len(group) > 1:
-        at_once = memory.members_at_once(program.memory_analysis(), len(group), len(_devices(len(group))), options)
+        at_once = memory.members_at_once(program.memory_analysis(), len(group), len(for_members(len(group))), options)
         program = program if at_once is None else compiled(at_once)
     return lambda state, batch: program(state, numbers, batch)
+
+
+def _lower(fn: Callable[..., Any], sharding: NamedSharding | None, *args: PyTree, donate: bool = False) -> Any:
+    """Traces a program whose arguments and results live where ``sharding`` says, or on one device."""
+    donated = 0 if donate else ()
+    if sharding is None:
+        return jax.jit(fn, donate_argnums=donated).lower(*args)
+    mesh: Any = sharding.mesh
+    with jax.set_mesh(mesh):
+        return jax.jit(fn, donate_argnums=donated, in_shardings=sharding, out_shardings=sharding).lower(*args)
 
 
 def _check_shapes(template: PyTree, result: PyTree) -> None:
@@ -163,9 +184,10 @@ def _evaluation(
 
         return episodes.episode_returns(env, act, key, num_episodes=options.eval_episodes)
 
-    keys, numbers = _inputs(evaluation_key, group)
+    sharding = everywhere(options)
+    keys, numbers = placed(_inputs(evaluation_key, group), sharding)
     several = evaluate if len(group) == 1 else _side_by_side(evaluate, len(group))
-    program = jax.jit(several).lower(template, numbers, keys).compile()
+    program = _lower(several, sharding, template, numbers, keys).compile()
 
     def run(state: PyTree) -> tuple[np.ndarray, np.ndarray]:
         returns, lengths = wait(program(state, numbers, keys))
@@ -190,19 +212,13 @@ def _side_by_side(one: Callable[..., Any], size: int, in_turns: int | None = Non
         result = jax.lax.map(lambda each: jax.vmap(one)(*each), turns)
         return jax.tree.map(lambda x: x.reshape((x.shape[0] * in_turns, *x.shape[2:])), result)
 
-    devices = _devices(size)
+    devices = for_members(size)
     if len(devices) == 1:
         return several
     mesh = jax.sharding.Mesh(np.array(devices), ("member",))
     spec = jax.sharding.PartitionSpec("member")
     # Members share nothing, so there is no replication to check.
     return jax.shard_map(several, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-
-
-def _devices(size: int) -> list[Any]:
-    """The most local devices among which ``size`` members divide evenly."""
-    devices = jax.local_devices()
-    return devices[: max(count for count in range(1, len(devices) + 1) if size % count == 0)]
 
 
 def _host_policies(

@@ -29,7 +29,17 @@ import numpy as np
 
 from jaxhybrid.errors import InputError
 
-__all__ = ["METRICS", "Writer", "default_directory", "differences", "identity", "jsonable", "open_run", "read"]
+__all__ = [
+    "METRICS",
+    "Silence",
+    "Writer",
+    "default_directory",
+    "differences",
+    "identity",
+    "jsonable",
+    "open_run",
+    "read",
+]
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
@@ -196,6 +206,24 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Silence(Writer):
+    """The writer of a process that keeps nothing, because another one does."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    @property
+    def position(self) -> int:
+        """Nothing is written."""
+        return 0
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 def jsonable(value: Any) -> Any:

@@ -16,6 +16,7 @@ from jaxhybrid.dynamics import Bootstrap
 from jaxhybrid.envs import episodes
 from jaxhybrid.envs.wrappers import rescale_actions
 from jaxhybrid.errors import InputError
+from jaxhybrid.sharding import spread
 from jaxhybrid.systems import maac_updates as updates
 from jaxhybrid.systems.maac_config import Config, checked, presets
 from jaxhybrid.systems.maac_updates import Learner, Parts
@@ -82,7 +83,7 @@ def make(config: Config, env: Env | HostEnv) -> System:
         if pure_env:  # line 3: sample trajectories from the real environment
             workers, batch, stats = episodes.collect(
                 pure_env,
-                state.workers,
+                spread(state.workers),
                 partial(act, state, deterministic=False),
                 collect_key,
                 num_steps=config.steps_per_iteration // config.num_envs,

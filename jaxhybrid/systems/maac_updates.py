@@ -23,6 +23,7 @@ from jaxhybrid.losses.pathwise import maac_loss
 from jaxhybrid.ops import trees
 from jaxhybrid.replay import Replay, make_replay
 from jaxhybrid.rollout import unroll
+from jaxhybrid.sharding import spread
 from jaxhybrid.systems.maac_config import Config
 from jaxhybrid.types import Array, EnvSpec, Key, PyTree, StepFn, Transition
 
@@ -216,7 +217,7 @@ def sample(parts: Parts, replay: Any, imagined: Any, key: Key) -> Transition:
         drawn.append(parts.real_replay.sample(replay, real_key, real)[0])
     if model:
         drawn.append(parts.model_replay.sample(imagined, model_key, model))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
+    return spread(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn))
 
 
 def update(

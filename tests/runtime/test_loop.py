@@ -233,7 +233,7 @@ def test_a_system_that_changes_its_shapes_is_named(tmp_path):
     system = toy.make(toy.Config())
     broken = system._replace(step=lambda s, b: (s._replace(buffer=jnp.zeros(5)), {}))
     group = members.members(RunOptions(), toy.Config())
-    template, _ = programs.lower_init(lambda _: broken, group)
+    template, _ = programs.lower_init(lambda _: broken, RunOptions(), group)
     with pytest.raises(TypeError, match="buffer"):
         options = RunOptions(compile_cache="off")
         programs.compile_programs(

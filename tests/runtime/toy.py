@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhybrid.runtime import cli, loop
+from jaxhybrid.runtime import cli, loop, training
 from jaxhybrid.runtime.options import RunOptions
+from jaxhybrid.sharding import spread
 from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, PyTree, System, TimeStep, Transition
 
 _SPEC = EnvSpec("toy", 1, 1, np.full(1, -np.inf), np.full(1, np.inf), max_episode_steps=5)
@@ -61,7 +62,8 @@ def make(config: Config, env: Env | HostEnv | None = None) -> System:
     def step(state: State, batch: Transition | None) -> tuple[State, dict[str, Array]]:
         traces["step"] += 1
         next_key, draw_key, sample_key = jax.random.split(state.key, 3)
-        draw = jax.random.normal(draw_key) if batch is None else jnp.mean(batch.obs) + jnp.mean(batch.reward)
+        draws = spread(jax.random.normal(draw_key, (8,)))
+        draw = jnp.sum(draws) / 8**0.5 if batch is None else jnp.mean(batch.obs) + jnp.mean(batch.reward)
         buffer = state.buffer.at[state.count % 4].set(draw)
         count = state.count + 1
         target = 0.3 + 0.1 * jax.random.choice(sample_key, buffer)
@@ -139,7 +141,7 @@ def host_env(num_envs: int = 2) -> HostEnv:
 
 def run(config: Config, *, host: bool = False, **options) -> loop.RunResult:
     settings = {"quiet": True, "tensorboard": False, "compile_cache": "off", "eval_every": 3, "checkpoint_every": 4}
-    return loop.train(
+    return training.train(
         make,
         host_env(config.num_envs) if host else env(),
         study="toy",
@@ -154,7 +156,7 @@ def run(config: Config, *, host: bool = False, **options) -> loop.RunResult:
 def main(argv: Sequence[str]) -> int:
     presets = {"plain": Config(), "other": Config(env="elsewhere")}
     arguments = cli.parse(argv, module="tests.runtime.toy", description="A toy.", presets=presets, preset="plain")
-    result = loop.train(
+    result = training.train(
         make,
         env(),
         study="toy",

@@ -1,0 +1,203 @@
+"""Training runs: who trains which member where, and what a run leaves when it has ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import console, devices, loop, parts, plots, policies, records
+from jaxhybrid.runtime.members import Member, configured, members, swept
+from jaxhybrid.runtime.options import RunOptions, checked, seeds
+from jaxhybrid.types import Env, HostEnv, PyTree, System
+
+__all__ = ["train"]
+
+
+def train(
+    make: Callable[[Any, Any], System],
+    env: Env | HostEnv,
+    *,
+    study: str,
+    preset: str,
+    config: Any,
+    options: RunOptions,
+    iterations: int,
+    num_steps: int | None = None,
+    policy_params: Callable[[PyTree], PyTree] | None = None,
+    command: Sequence[str] | None = None,
+) -> loop.RunResult:
+    """Trains every member of a run and leaves a directory that says everything about it; see `runtime.loop.run`.
+
+    Several members run side by side in one program, or each in a process of its own (`runtime.parts`). As one of
+    several processes of a cluster's job it trains this process's share of them, or of the batches of the only one.
+
+    Args:
+      make: ``make(config, env) -> System``.
+      env: collected inside ``system.step`` if it is an `Env`, by the loop if it is a `HostEnv`.
+      study: name of the experiment.
+      preset: name of the config that ``config`` started from; it only labels the run.
+      config: frozen dataclass of the system's numbers.
+      options: how to run.
+      iterations: to run, unless ``options.iterations`` says otherwise.
+      num_steps: steps per iteration and instance of a `HostEnv`.
+      policy_params: ``policy_params(state)`` are the parameters to keep in ``policy/`` at the end; None keeps none.
+      command: the command line that started this run; several seeds can run in processes of their own only with it.
+
+    Returns:
+      The last state and the exit code.
+
+    Raises:
+      InputError: bad options, a directory that may not be written or resumed, several seeds on a host environment
+        without a command. Nothing was written then.
+    """
+    options = checked(options)
+    total = options.iterations or iterations
+    group = members(options, config)
+    # Every number of a sweep is checked here, before anything is traced or written.
+    systems = [make(configured(config, member.numbers), env) for member in group[:: len(seeds(options))]]
+    _check(env, options, group, total, num_steps)
+    apart = parts.in_processes(options, env, group, command)
+    directory = _directory(options, study, env.spec.name, preset)
+    identity = _identity(study, env, config, options, num_steps, "processes" if apart else "vmap")
+    console.quiet_dependencies()
+    title = f"{study} {preset}"
+
+    def system_fn(numbers: Mapping[str, Any]) -> System:
+        return make(configured(config, numbers), env) if numbers else systems[0]
+
+    def run(directory: Path, identity: Mapping[str, Any], group: Sequence[Member]) -> loop.RunResult:
+        result = loop.run(
+            system_fn,
+            env,
+            group,
+            directory=directory,
+            identity=identity,
+            options=options,
+            total=total,
+            num_steps=num_steps,
+        )
+        if devices.is_first() or (jax.process_count() > 1 and not options.data_parallel):
+            _finish(result, identity, group, title, env, policy_params)
+        return result
+
+    if jax.process_count() > 1 and not options.data_parallel:
+        return _share(run, directory, identity, options, group, title)
+    if devices.is_first():
+        records.open_run(directory, identity, dataclasses.asdict(options), resume=options.resume)
+    devices.barrier("the directory is open")
+    if not apart:
+        return run(directory, identity, group)
+    console.say(f"{directory}: {len(group)} processes, at most {options.jobs or len(parts.cores())} at a time")
+    done, exit_code = parts.run(directory, options, group, command or (), total)
+    _draw(directory, identity, title)
+    return loop.RunResult(directory, None, done, exit_code)
+
+
+def _share(
+    run: Callable[[Path, Mapping[str, Any], Sequence[Member]], loop.RunResult],
+    directory: Path,
+    identity: Mapping[str, Any],
+    options: RunOptions,
+    group: Sequence[Member],
+    title: str,
+) -> loop.RunResult:
+    """Trains this process's share of the members in a part of its own; the first process merges all parts."""
+    count, index = jax.process_count(), jax.process_index()
+    whole = {**identity, "parallel": f"{count} processes of a job"}
+    shares = [group[i * len(group) // count : (i + 1) * len(group) // count] for i in range(count)]
+    folders = [directory / f"process-{i}" for i in range(count)]
+    if devices.is_first():
+        records.open_run(directory, whole, dataclasses.asdict(options), resume=options.resume)
+    devices.barrier("the directory is open")
+    mine = {**identity, "members": [member.label for member in shares[index]]}
+    # A job that was stopped early may have left this part unopened.
+    resume = options.resume and (folders[index] / records.MANIFEST).exists()
+    records.open_run(folders[index], mine, dataclasses.asdict(options), resume=resume)
+    result = run(folders[index], mine, shares[index])
+    devices.barrier("every part has ended")
+    done = result.iteration
+    if devices.is_first():
+        done = parts.merge(directory, folders)
+        _draw(directory, whole, title)
+        if all((folder / "policy").exists() for folder in folders):
+            numbers = [member.numbers for member in group]
+            policies.join(directory / "policy", [folder / "policy" for folder in folders], numbers=numbers)
+    return loop.RunResult(directory, result.state, done, result.exit_code)
+
+
+def _finish(
+    result: loop.RunResult,
+    identity: Mapping[str, Any],
+    group: Sequence[Member],
+    title: str,
+    env: Env | HostEnv,
+    policy_params: Callable[[PyTree], PyTree] | None,
+) -> None:
+    """Draws the curve and keeps the policy."""
+    _draw(result.directory, identity, title)
+    if result.exit_code == 0 and policy_params is not None:
+        policies.save(
+            result.directory / "policy",
+            params=policy_params(result.state),
+            study=identity["study"],
+            config=identity["config"],
+            spec=env.spec,
+            seeds=[member.seed for member in group],
+            iteration=result.iteration,
+            numbers=[member.numbers for member in group],
+        )
+
+
+def _identity(
+    study: str, env: Env | HostEnv, config: Any, options: RunOptions, num_steps: int | None, parallel: str
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a run; a resumed run must agree in it."""
+    return {
+        "study": study,
+        "env": env.spec.name,
+        "config": dataclasses.asdict(config),
+        "num_steps": num_steps,
+        "seeds": list(seeds(options)),
+        "sweep": swept(options, config),
+        "parallel": parallel,
+        **{name: getattr(options, name) for name in ("chunk", "eval_every", "eval_episodes")},
+    }
+
+
+def _check(env: Env | HostEnv, options: RunOptions, group: Sequence[Member], total: int, num_steps: int | None) -> None:
+    if total % options.chunk:
+        raise InputError(f"iterations={total} must be a multiple of chunk={options.chunk}.")
+    count = jax.process_count()
+    if count > len(group) and not options.data_parallel:
+        raise InputError(
+            f"seeds={options.seeds} are fewer than the {count} processes of the job: start fewer processes, or "
+            "divide one run over all of them with --data-parallel."
+        )
+    if not isinstance(env, HostEnv):
+        return
+    if num_steps is None or num_steps < 1:
+        raise InputError(f"num_steps={num_steps} must be at least 1 on the host environment {env.spec.name!r}.")
+    if options.data_parallel:
+        raise InputError(f"data_parallel is not possible on {env.spec.name!r}, which runs on the host.")
+    if options.chunk > 1:
+        raise InputError(
+            f"chunk={options.chunk} must be 1 on {env.spec.name!r}, which runs outside the compiled program."
+        )
+
+
+def _directory(options: RunOptions, study: str, env: str, preset: str) -> Path:
+    if options.out is not None:
+        return Path(options.out).expanduser()
+    return records.default_directory(study, env, preset, seeds(options)[0])
+
+
+def _draw(directory: Path, identity: Mapping[str, Any], label: str) -> None:
+    try:
+        plots.learning_curves({label: records.read(directory)}, directory / "curve.png", title=identity["env"])
+    except InputError as reason:
+        console.warn(f"curve.png was not drawn: {reason}")
