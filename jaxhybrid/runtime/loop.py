@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxhybrid.envs import episodes
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import checkpoint, console, plots, records
+from jaxhybrid.runtime import checkpoint, console, plots, records, strict_json
 from jaxhybrid.runtime.interrupts import Interrupts, wait
 from jaxhybrid.runtime.options import RunOptions, checked
 from jaxhybrid.runtime.programs import Programs, compile_programs, lower_init
@@ -23,6 +23,7 @@ from jaxhybrid.types import Env, HostEnv, PyTree, System
 __all__ = ["NONFINITE_EXIT", "RunResult", "train"]
 
 NONFINITE_EXIT = 3
+_FACTS = {"position": int, "env_steps": int, "elapsed": float, "identity": dict}
 
 
 class RunResult(NamedTuple):
@@ -162,9 +163,15 @@ def _directory(options: RunOptions, study: str, env: str, preset: str) -> Path:
 
 def _restore(directory: Path, template: PyTree, worker: PyTree | None) -> checkpoint.Restored | None:
     tree = {"state": template} if worker is None else {"state": template, "worker": worker}
-    restored = checkpoint.restore(directory / "checkpoints", tree, console.warn)
+    identity = records.identity(directory)
+    restored = checkpoint.restore(directory / "checkpoints", tree, console.warn, identity=identity)
     if restored is None:
         console.warn(f"{directory} has no checkpoint yet: it starts from the beginning.")
+        return None
+    try:
+        strict_json.record(restored.facts, _FACTS, "facts")
+    except ValueError as reason:
+        raise InputError(f"checkpoint {restored.iteration:08d} {reason}: it was not written by this library.") from None
     return restored
 
 
@@ -290,6 +297,8 @@ def _save(run: _Run, position: _Position) -> None:
         "elapsed": position.elapsed,
         "identity": records.jsonable(run.identity),
     }
+    # The checkpoint counts on the records before it.
+    run.writer.sync()
     checkpoint.save(run.checkpoints, position.iteration, tree, facts)
     checkpoint.prune(run.checkpoints, run.options.keep_last)
 
