@@ -184,9 +184,7 @@ def _restore_step(step: Path, template: PyTree, identity: Mapping[str, Any] | No
     bad = _nonfinite_params(paths, raw)
     if bad:
         raise _DamagedError(f"{bad} is not finite")
-    leaves = [
-        _cooked(array, leaf["key_impl"], target) for array, leaf, target in zip(raw, want, wanted, strict=True)
-    ]
+    leaves = [_cooked(array, leaf["key_impl"], target) for array, leaf, target in zip(raw, want, wanted, strict=True)]
     tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
     return Restored(manifest["iteration"], tree, manifest["facts"])
 

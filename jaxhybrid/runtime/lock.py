@@ -43,9 +43,7 @@ def acquire(directory: Path) -> None:
         holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
         if reason.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise InputError(
-                f"out={str(directory)!r} is in use by process {holder}: wait for it or stop it."
-            ) from None
+            raise InputError(f"out={str(directory)!r} is in use by process {holder}: wait for it or stop it.") from None
         console.warn(f"{str(directory)!r} cannot be locked ({reason.strerror}): start no second process in it.")
         return
     _held[place] = descriptor
