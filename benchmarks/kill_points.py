@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _points(known: Any, count: int, rng: Any, out: Path) -> list[dict[str, Any]]:
-    """Stops runs ``count`` times; faults that came too late for their run are not counted, but compared all the same."""
+    """Stops runs ``count`` times; a fault that came too late for its run is compared all the same, but not counted."""
     from benchmarks._kill_points import chain
 
     points: list[dict[str, Any]] = []

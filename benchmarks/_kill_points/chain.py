@@ -44,7 +44,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The run that nobody stopped: a digest of every checkpoint, its records, and the seconds of a life and its start."""
+    """The run that nobody stopped: digests of its checkpoints, its records, the seconds of its start and its life."""
 
     task: Task
     digests: dict[int, str]
@@ -132,10 +132,17 @@ class Chain:
 
     def _judge(self, fault: str, struck: bool, lines: Sequence[str]) -> dict[str, Any]:
         """Compares what is left with the checkpoint and the records of the reference at the same iteration."""
-        known, damaged = self.reference, []
+        known = self.reference
+        damaged: list[str] = []
         where = self.directory / "checkpoints"
         restored = checkpoint.restore(where, known.template, damaged.append) if where.is_dir() else None
-        found = {"iteration": None, "lost": 0, "damaged": len(damaged), "identical": not damaged, "complete": False}
+        found: dict[str, Any] = {
+            "iteration": None,
+            "lost": 0,
+            "damaged": len(damaged),
+            "identical": not damaged,
+            "complete": False,
+        }
         if fault == "full disk" and struck:
             # One line that says why, and no traceback.
             found["identical"] &= len([line for line in lines if "error:" in line]) == 1 and "Traceback" not in lines

@@ -1,7 +1,7 @@
 """A training run that is to come to grief: ``python -m benchmarks._kill_points.child <fault> <number> <options>``.
 
-``save`` kills the process at its n-th file operation below the checkpoints, ``disk`` lets no file grow past n bytes from
-some moment on, as a full disk would; ``none`` leaves the end to whoever started it.
+``save`` kills the process at its n-th file operation below the checkpoints, ``disk`` lets no file grow past n bytes
+from some moment on, as a full disk would; ``none`` leaves the end to whoever started it.
 """
 
 from __future__ import annotations

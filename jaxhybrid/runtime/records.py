@@ -207,7 +207,7 @@ class Writer:
             lock.acquire(directory)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             # Unbuffered: what could not be written is not tried again when the file is closed.
-            self._file = open(os.open(directory / METRICS, flags, 0o644), "r+b", buffering=0)
+            self._file = os.fdopen(os.open(directory / METRICS, flags, 0o644), "r+b", buffering=0)
             self._reopen(position)
         except OSError as reason:
             raise self._unwritable(reason) from None
