@@ -1,16 +1,20 @@
 """Checkpoints that are either whole or refused.
 
 Orbax writes and reads the arrays. It does not notice a flipped bit in them, so every step carries a manifest, written
-last, with the SHA-256 of each file; nothing is used before all of them agree. No file is ever unpickled.
+last, with the SHA-256 of each file; nothing is used before all of them agree. Who can write files can also sign them,
+so the manifest decides nothing either: shapes and types are those of the tree that is expected, compared before
+anything is allocated. No file is ever unpickled, no link followed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import devices, records, strict_json
 from jaxhybrid.types import PyTree
 
 __all__ = ["NonFiniteError", "Restored", "prune", "restore", "save", "steps"]
@@ -27,7 +32,8 @@ __all__ = ["NonFiniteError", "Restored", "prune", "restore", "save", "steps"]
 _FORMAT = 1
 _MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
-_STEP = re.compile(r"\d{8}")
+_STEP = re.compile(r"[0-9]{8}")
+_TOP = {"format": int, "iteration": int, "facts": dict, "leaves": list, "files": dict, "digest": str}
 
 
 class NonFiniteError(RuntimeError):
@@ -56,6 +62,8 @@ def steps(directory: Path) -> list[int]:
 def save(directory: Path, iteration: int, tree: PyTree, facts: Mapping[str, Any]) -> Path:
     """Writes one step. Whoever looks at ``directory`` sees the whole step or none of it.
 
+    The processes of a job write it together, each its part of the arrays, so all of them must call this.
+
     Args:
       directory: holds all steps of a run.
       iteration: names the step.
@@ -67,36 +75,53 @@ def save(directory: Path, iteration: int, tree: PyTree, facts: Mapping[str, Any]
 
     Raises:
       NonFiniteError: a floating-point leaf whose path names ``params`` is not finite.
+      InputError: the disk is full, or cannot be written for another reason. Earlier steps are as they were.
     """
     paths, leaves = _flatten(tree)
     raw = [_raw(leaf) for leaf in leaves]
-    for path, array in zip(paths, raw, strict=True):
-        if "params" in path and jnp.issubdtype(array.dtype, jnp.inexact) and not np.all(np.isfinite(array)):
-            raise NonFiniteError(f"{path} is not finite at iteration {iteration}: no checkpoint was written.")
+    bad = _nonfinite_params(paths, raw)
+    if bad:
+        raise NonFiniteError(f"{bad} is not finite at iteration {iteration}: no checkpoint was written.")
 
-    directory.mkdir(parents=True, exist_ok=True)
-    for leftover in directory.glob(".*.partial"):
-        shutil.rmtree(leftover)
     final, partial = directory / f"{iteration:08d}", directory / f".{iteration:08d}.partial"
-    partial.mkdir()
-    # Orbax cannot write an array without elements; its shape in the manifest says all there is to know.
-    with _by_this_process():
-        _orbax().save(partial.absolute() / _ARRAYS, {str(i): array for i, array in enumerate(raw) if array.size})
-    manifest = {
-        "format": _FORMAT,
-        "iteration": iteration,
-        "facts": dict(facts),
-        "leaves": [_description(path, leaf, array) for path, leaf, array in zip(paths, leaves, raw, strict=True)],
-        "files": {name: _sha256(partial / name) for name in _files(partial)},
-    }
-    _write_last(partial / _MANIFEST, manifest | {"digest": _digest(manifest)})
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
+    try:
+        if devices.is_first():
+            directory.mkdir(parents=True, exist_ok=True)
+            _sweep(directory)
+            partial.mkdir()
+        devices.barrier("a checkpoint begins")
+        # Orbax cannot write an array without elements; its shape in the manifest says all there is to know.
+        _save_arrays(partial.absolute() / _ARRAYS, {str(i): array for i, array in enumerate(raw) if array.size})
+        if not devices.is_first():
+            devices.barrier("a checkpoint is complete")
+            return final
+        manifest = {
+            "format": _FORMAT,
+            "iteration": iteration,
+            "facts": dict(facts),
+            "leaves": [_description(path, leaf) for path, leaf in zip(paths, leaves, strict=True)],
+            "files": {name: _sha256(partial / name) for name in _files(partial)},
+        }
+        _write_last(partial / _MANIFEST, manifest | {"digest": _digest(manifest)})
+        _publish(partial, final)
+        devices.barrier("a checkpoint is complete")
+    except OSError as reason:
+        # Leaves the room on a full disk to others.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(
+            f"checkpoint {final.name} cannot be written to {str(directory)!r} ({reason.strerror or reason}); the ones "
+            "before it are untouched: make room and continue with --resume."
+        ) from None
     return final
 
 
-def restore(directory: Path, template: PyTree, on_damage: Callable[[str], None]) -> Restored | None:
+def restore(
+    directory: Path,
+    template: PyTree,
+    on_damage: Callable[[str], None],
+    *,
+    identity: Mapping[str, Any] | None = None,
+) -> Restored | None:
     """Returns the newest step that passes every check, or None where there is no step at all.
 
     A step that fails is reported and renamed to ``<step>.damaged``, and the one before it is tried.
@@ -106,19 +131,20 @@ def restore(directory: Path, template: PyTree, on_damage: Callable[[str], None])
       template: the tree that is expected: ``jax.ShapeDtypeStruct`` where a JAX array is wanted, NumPy arrays where a
         NumPy array is wanted.
       on_damage: told in one line about each step that failed.
+      identity: what the facts of a step must hold under that name; None takes any.
 
     Raises:
-      InputError: there are steps, and none of them is good; or a good one holds other arrays than ``template``.
+      InputError: there are steps, and none of them is good; or a good one is of another run, or holds other arrays
+        than ``template``.
     """
     found = steps(directory)
     for iteration in reversed(found):
         step = directory / f"{iteration:08d}"
         try:
-            return _restore_step(step, template)
+            return _restore_step(step, template, identity)
         except _DamagedError as damage:
             on_damage(f"checkpoint {step.name} is damaged and set aside: {damage}")
-            shutil.rmtree(step.with_suffix(".damaged"), ignore_errors=True)
-            step.rename(step.with_suffix(".damaged"))
+            _set_aside(step)
     if found:
         raise InputError(
             f"out={str(directory.parent)!r} holds no good checkpoint: start a new run in another directory."
@@ -126,56 +152,134 @@ def restore(directory: Path, template: PyTree, on_damage: Callable[[str], None])
     return None
 
 
-def prune(directory: Path, keep_last: int) -> None:
-    """Deletes all but the newest ``keep_last`` steps."""
+def prune(directory: Path, keep_last: int, keep_every: int | None = None) -> None:
+    """Deletes all but the newest steps, and those at regular intervals.
+
+    Args:
+      directory: holds all steps of a run.
+      keep_last: how many of the newest stay.
+      keep_every: the steps of iterations that are multiples of this stay too; None: none do.
+    """
     for iteration in steps(directory)[:-keep_last]:
-        shutil.rmtree(directory / f"{iteration:08d}")
+        if keep_every is None or iteration % keep_every:
+            step = directory / f"{iteration:08d}"
+            # Renamed first, so that a kill in between leaves nothing that looks like a step.
+            step.rename(directory / f".{step.name}.partial")
+    _sweep(directory)
 
 
-def _restore_step(step: Path, template: PyTree) -> Restored:
+def _restore_step(step: Path, template: PyTree, identity: Mapping[str, Any] | None) -> Restored:
     manifest = _verified_manifest(step)
+    if identity is not None:
+        other = records.differences(_mapping(manifest["facts"].get("identity")), records.jsonable(identity))
+        if other:
+            raise InputError(
+                f"checkpoint {step.name} is of another run: {'; '.join(other)}. Remove it from {str(step.parent)!r}."
+            )
     paths, wanted = _flatten(template)
-    saved = manifest["leaves"]
-    have = [(leaf["path"], tuple(leaf["shape"]), leaf["dtype"]) for leaf in saved]
-    want = [(path, tuple(leaf.shape), str(leaf.dtype)) for path, leaf in zip(paths, wanted, strict=True)]
-    if have != want:
-        first = next((str(h[0]) for h, w in zip(have, want) if h != w), "their number")
+    want = [_description(path, leaf) for path, leaf in zip(paths, wanted, strict=True)]
+    if manifest["leaves"] != want:
+        pairs = zip(manifest["leaves"], want)
+        first = next((w["path"] for h, w in pairs if h != w), "their number")
         raise InputError(f"checkpoint {step.name} was written by another program: the arrays differ, first {first}.")
     expected = {
         str(i): np.empty(leaf["raw_shape"], _dtype(leaf["raw_dtype"]))
-        for i, leaf in enumerate(saved)
+        for i, leaf in enumerate(want)
         if 0 not in leaf["raw_shape"]
     }
-    try:
-        with _by_this_process():
-            arrays = _orbax().load(step.absolute() / _ARRAYS, expected)
-    except Exception as reason:  # Orbax raises whatever its storage layers raise.
-        raise _DamagedError(f"its arrays cannot be read ({type(reason).__name__})") from None
-    leaves = [
-        _cooked(arrays.get(str(i), np.empty(leaf["raw_shape"], _dtype(leaf["raw_dtype"]))), leaf["key_impl"], target)
-        for i, (leaf, target) in enumerate(zip(saved, wanted, strict=True))
-    ]
+    arrays = _load_arrays(step.absolute() / _ARRAYS, expected)
+    raw = [arrays.get(str(i), np.empty(leaf["raw_shape"], _dtype(leaf["raw_dtype"]))) for i, leaf in enumerate(want)]
+    bad = _nonfinite_params(paths, raw)
+    if bad:
+        raise _DamagedError(f"{bad} is not finite")
+    leaves = [_cooked(array, leaf["key_impl"], target) for array, leaf, target in zip(raw, want, wanted, strict=True)]
     tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
     return Restored(manifest["iteration"], tree, manifest["facts"])
 
 
 def _verified_manifest(step: Path) -> dict[str, Any]:
+    for path in (step, *step.rglob("*")):
+        if not (stat.S_ISDIR(path.lstat().st_mode) or stat.S_ISREG(path.lstat().st_mode)):
+            raise _DamagedError(f"{path.relative_to(step.parent)} is a link or no file")
     try:
-        manifest = json.loads((step / _MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        raise _DamagedError(f"{_MANIFEST} is missing or unreadable") from None
-    if not isinstance(manifest, dict) or manifest.pop("digest", None) != _digest(manifest):
+        manifest = strict_json.record(strict_json.read(step / _MANIFEST), _TOP, "manifest")
+    except ValueError as reason:
+        raise _DamagedError(f"{_MANIFEST} {reason}") from None
+    if manifest.pop("digest") != _digest(manifest):
         raise _DamagedError(f"{_MANIFEST} was changed")
     if manifest["format"] != _FORMAT or f"{manifest['iteration']:08d}" != step.name:
         raise _DamagedError(f"{_MANIFEST} belongs to another step or format")
     names = [name for name in _files(step) if name != _MANIFEST]
-    if names != sorted(manifest["files"]):
-        odd = sorted(set(names) ^ set(manifest["files"]))
-        raise _DamagedError(f"{odd[0]} is missing or was added")
+    odd = sorted(set(names) ^ set(manifest["files"])) or [n for n in names if not n.startswith(f"{_ARRAYS}/")]
+    if odd:
+        raise _DamagedError(f"{odd[0][:80]!r} is missing or was added")
     for name, digest in manifest["files"].items():
         if _sha256(step / name) != digest:
             raise _DamagedError(f"{name} was changed")
     return manifest
+
+
+def _set_aside(step: Path) -> None:
+    aside = step.with_suffix(".damaged")
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+    # Where even this is not allowed, the step is only passed over.
+    with contextlib.suppress(OSError):
+        step.rename(aside)
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what a killed `save` or `prune` left."""
+    for leftover in directory.glob(".*.partial"):
+        shutil.rmtree(leftover)
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Gives a complete step its name. What a crash of the machine may lose is lost before that."""
+    for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
+        _sync_directory(folder)
+    if final.exists():
+        final.rename(final.with_name(f".{final.name}.replaced.partial"))
+    partial.rename(final)
+    _sync_directory(final.parent)
+    _sweep(final.parent)
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    try:
+        _orbax().save(path, dict(arrays))
+    except OSError as reason:
+        raise OSError(reason.errno, reason.strerror) from reason
+    except Exception as reason:  # Orbax raises whatever its storage layers raise.
+        said = str(reason).partition("\n")[0][:200]
+        raise OSError(f"{type(reason).__name__}: {said}") from reason
+
+
+def _load_arrays(path: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Reads arrays whose shapes and types are known; Orbax would take those of its files instead."""
+    try:
+        held = {name: (leaf.shape, leaf.dtype) for name, leaf in _orbax().metadata(path).metadata.items()}
+        if held != {name: (array.shape, array.dtype) for name, array in expected.items()}:
+            raise _DamagedError(f"{_ARRAYS} holds other arrays than its manifest says")
+        return _orbax().load(path, dict(expected))
+    except _DamagedError:
+        raise
+    except Exception as reason:  # Orbax raises whatever its storage layers raise.
+        raise _DamagedError(f"its arrays cannot be read ({type(reason).__name__})") from None
+
+
+def _nonfinite_params(paths: list[str], raw: list[np.ndarray]) -> str:
+    """The path of the first parameter that is not finite, or nothing."""
+    for path, array in zip(paths, raw, strict=True):
+        if "params" in path and jnp.issubdtype(array.dtype, jnp.inexact):
+            library: Any = jnp if isinstance(array, jax.Array) else np
+            if not library.all(library.isfinite(array)):
+                return path
+    return ""
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _flatten(tree: PyTree) -> tuple[list[str], list[Any]]:
@@ -187,18 +291,25 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _raw(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+def _raw(leaf: Any) -> Any:
+    """The numbers of a leaf; they stay where they are if the processes of a job hold a part of them each."""
+    numbers = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    divided = isinstance(numbers, jax.Array) and not numbers.is_fully_addressable
+    return numbers if divided else np.asarray(numbers)
 
 
-def _description(path: str, leaf: Any, raw: np.ndarray) -> dict[str, Any]:
+def _description(path: str, leaf: Any) -> dict[str, Any]:
+    """What the manifest says of an array, and what is expected of it: known from shape and type alone."""
+    raw, impl = leaf, None
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        raw, impl = jax.eval_shape(jax.random.key_data, leaf), leaf.dtype._impl.name
     return {
         "path": path,
-        "shape": list(np.shape(leaf)),
+        "shape": list(leaf.shape),
         "dtype": str(leaf.dtype),
         "raw_shape": list(raw.shape),
         "raw_dtype": str(raw.dtype),
-        "key_impl": str(jax.random.key_impl(leaf)) if _is_key(leaf) else None,
+        "key_impl": impl,
     }
 
 
@@ -207,7 +318,9 @@ def _cooked(raw: np.ndarray, key_impl: str | None, target: Any) -> Any:
         return raw
     # Copied, because a donated buffer must belong to JAX alone.
     array = jnp.array(raw, copy=True)
-    return array if key_impl is None else jax.random.wrap_key_data(array, impl=key_impl)
+    return devices.placed(
+        array if key_impl is None else jax.random.wrap_key_data(array, impl=key_impl), target.sharding
+    )
 
 
 def _dtype(name: str) -> np.dtype:
@@ -228,20 +341,19 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write_last(path: Path, manifest: Mapping[str, Any]) -> None:
     with path.open("w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _by_this_process() -> Any:
-    """Keeps Orbax from waiting for other processes of a job: whoever saves has all of the state."""
-    index = jax.process_index()
-    options = _orbax().options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process-{index}"
-    )
-    return _orbax().Context(multiprocessing_options=options if jax.process_count() > 1 else None)
 
 
 def _orbax() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jaxhybrid.runtime.options import RunOptions
 from jaxhybrid.sharding import BATCH_AXIS
 from jaxhybrid.types import PyTree
 
-__all__ = ["agreed", "barrier", "everywhere", "for_members", "is_first", "placed", "start_distributed"]
+__all__ = ["agreed", "barrier", "fetched", "is_first", "placed", "placement", "start_distributed"]
 
 
 def start_distributed() -> None:
@@ -57,31 +58,61 @@ def agreed(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def for_members(size: int) -> list[Any]:
-    """Returns the most local devices among which ``size`` members divide evenly."""
-    devices = jax.local_devices()
-    return devices[: max(count for count in range(1, len(devices) + 1) if size % count == 0)]
+def placement(options: RunOptions, num_members: int) -> NamedSharding | None:
+    """Returns where the state of a run lives: its members divided over devices, or all of it on every device.
+
+    Args:
+      options: of the run; ``data_parallel`` keeps the state everywhere and divides the batches.
+      num_members: members side by side, ``S``.
+
+    Returns:
+      None where one device holds everything.
+
+    Raises:
+      InputError: the members do not divide over the processes of the job.
+    """
+    if options.data_parallel:
+        return NamedSharding(Mesh(np.array(jax.devices()), (BATCH_AXIS,)), PartitionSpec())
+    count, per_process = jax.process_count(), jax.local_device_count()
+    if num_members % count:
+        raise InputError(
+            f"seeds: {num_members} members do not divide over the {count} processes of the job: change either, or "
+            "divide one run over all of them with --data-parallel."
+        )
+    used = max(k for k in range(1, per_process + 1) if num_members % (k * count) == 0)
+    found = _first(used)
+    return NamedSharding(Mesh(np.array(found), ("member",)), PartitionSpec("member")) if len(found) > 1 else None
 
 
-def everywhere(options: RunOptions) -> NamedSharding | None:
-    """Returns the placement of a state that every device of every process holds; None without ``data_parallel``."""
-    if not options.data_parallel:
-        return None
-    mesh = Mesh(np.array(jax.devices()), (BATCH_AXIS,))
-    return NamedSharding(mesh, PartitionSpec())
+def _first(count: int) -> list[Any]:
+    """The first ``count`` devices of every process."""
+    by_process: dict[int, list[Any]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    return [device for index in sorted(by_process) for device in by_process[index][:count]]
 
 
 def placed(tree: PyTree, sharding: NamedSharding | None) -> PyTree:
-    """Copies a tree that every process has to where ``sharding`` says; None leaves it where it is."""
+    """Copies a tree that every process holds to where ``sharding`` says; None leaves it where it is."""
     if sharding is None:
         return tree
-    leaves = jax.tree.leaves(tree)
-    is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
-    raw = [np.asarray(jax.random.key_data(x) if key else x) for x, key in zip(leaves, is_key, strict=True)]
-    structure = jax.tree.structure(tree)
 
-    def rebuild(leaves: list[jax.Array]) -> PyTree:
-        wrapped = [jax.random.wrap_key_data(x) if key else x for x, key in zip(leaves, is_key, strict=True)]
-        return jax.tree.unflatten(structure, wrapped)
+    def one(leaf: Any) -> jax.Array:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        raw = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        array = jax.make_array_from_callback(raw.shape, sharding, lambda index: raw[index])
+        if not is_key:
+            return array
+        return jax.jit(partial(jax.random.wrap_key_data, impl=jax.random.key_impl(leaf)), out_shardings=sharding)(array)
 
-    return jax.jit(rebuild, out_shardings=sharding)(raw)
+    return jax.tree.map(one, tree)
+
+
+def fetched(tree: PyTree) -> PyTree:
+    """Returns the arrays of a tree as NumPy arrays, whole, in every process; every process must ask."""
+
+    def one(leaf: Any) -> np.ndarray:
+        whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+        return np.asarray(leaf if whole else multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(one, tree)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxhybrid.envs import episodes
-from jaxhybrid.runtime import checkpoint, console, devices, records
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import checkpoint, console, devices, records, strict_json
 from jaxhybrid.runtime.interrupts import Interrupts, wait
 from jaxhybrid.runtime.members import Member
 from jaxhybrid.runtime.options import RunOptions
@@ -24,6 +25,7 @@ __all__ = ["INTERRUPTED_EXIT", "NONFINITE_EXIT", "RunResult", "run"]
 
 NONFINITE_EXIT = 3
 INTERRUPTED_EXIT = 143
+_FACTS = {"position": int, "env_steps": int, "elapsed": float, "identity": dict}
 
 
 class RunResult(NamedTuple):
@@ -66,11 +68,6 @@ class _Run:
     @property
     def checkpoints(self) -> Path:
         return self.directory / "checkpoints"
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process keeps the run: all of them hold the same state where they compute it together."""
-        return _keeps(self.options)
 
 
 def run(
@@ -120,18 +117,20 @@ def run(
 
 def _restore(directory: Path, template: PyTree, worker: PyTree | None) -> checkpoint.Restored | None:
     tree = {"state": template} if worker is None else {"state": template, "worker": worker}
-    restored = checkpoint.restore(directory / "checkpoints", tree, console.warn)
+    identity = records.identity(directory)
+    restored = checkpoint.restore(directory / "checkpoints", tree, console.warn, identity=identity)
     if restored is None:
         console.warn(f"{directory} has no checkpoint yet: it starts from the beginning.")
+        return None
+    try:
+        strict_json.record(restored.facts, _FACTS, "facts")
+    except ValueError as reason:
+        raise InputError(f"checkpoint {restored.iteration:08d} {reason}: it was not written by this library.") from None
     return restored
 
 
-def _keeps(options: RunOptions) -> bool:
-    return devices.is_first() or not options.data_parallel
-
-
 def _writer(directory: Path, options: RunOptions, restored: checkpoint.Restored | None) -> records.Writer:
-    if not _keeps(options):
+    if not devices.is_first():
         return records.Silence()
     if restored is None:
         return records.Writer(directory, position=0, tensorboard=options.tensorboard)
@@ -146,8 +145,7 @@ def _writer(directory: Path, options: RunOptions, restored: checkpoint.Restored 
 def _resume(run: _Run, restored: checkpoint.Restored) -> _Position:
     iteration, tree, facts = restored
     _say(run.options, f"resumed at iteration {iteration}")
-    state = devices.placed(tree["state"], devices.everywhere(run.options))
-    return _Position(iteration, state, tree.get("worker"), facts["env_steps"], facts["elapsed"])
+    return _Position(iteration, tree["state"], tree.get("worker"), facts["env_steps"], facts["elapsed"])
 
 
 def _begin(run: _Run, state: PyTree, worker: PyTree) -> _Position:
@@ -180,7 +178,8 @@ def _loop(run: _Run, interrupts: Interrupts, position: _Position) -> tuple[_Posi
             streak = np.max([row.get("guard/nonfinite_streak", 0) for row in rows], axis=0)
             if np.max(streak) >= run.options.max_nonfinite:
                 return position, _abort(run, position, f"{int(np.max(streak))} updates in a row were refused", streak)
-            leaving = done or _asked_to_stop(run, interrupts)
+            # The processes of a job stop at the same iteration, whichever of them was asked to.
+            leaving = done or devices.agreed(interrupts.received is not None)
             due = position.iteration % run.options.checkpoint_every == 0
             # A checkpoint within a streak would push out the one from before it, which replays the failure.
             if leaving or (due and np.max(streak) == 0):
@@ -196,16 +195,9 @@ def _loop(run: _Run, interrupts: Interrupts, position: _Position) -> tuple[_Posi
                 speed=f"{speed:,.0f}/s",
                 latest=latest,
             )
-    # Another process of the job may be the one that got the signal.
     code = (interrupts.exit_code or INTERRUPTED_EXIT) if position.iteration < run.total else 0
     _say(run.options, f"{'complete' if code == 0 else 'stopped'} at iteration {position.iteration}: {run.directory}")
     return position, code
-
-
-def _asked_to_stop(run: _Run, interrupts: Interrupts) -> bool:
-    """Whether to stop now; processes that compute one run together stop at the same iteration."""
-    received = interrupts.received is not None
-    return devices.agreed(received) if run.options.data_parallel else received
 
 
 def _advance(run: _Run, position: _Position) -> tuple[_Position, list[dict[str, Any]]]:
@@ -216,7 +208,7 @@ def _advance(run: _Run, position: _Position) -> tuple[_Position, list[dict[str, 
         worker, batch, stats = run.programs.collect(position.state, worker, position.iteration)
         collected = {f"collect/{name}": value for name, value in stats.items()}
     state, metrics = run.programs.step(position.state, batch)
-    values = {name: np.asarray(value) for name, value in wait(metrics).items()} | collected
+    values = devices.fetched(dict(wait(metrics))) | collected
     seconds = time.monotonic() - began
 
     chunk = run.options.chunk
@@ -255,8 +247,6 @@ def _number(returns: Any) -> str:
 
 
 def _save(run: _Run, position: _Position) -> None:
-    if not run.writes:
-        return
     tree = (
         {"state": position.state} if position.worker is None else {"state": position.state, "worker": position.worker}
     )
@@ -266,8 +256,11 @@ def _save(run: _Run, position: _Position) -> None:
         "elapsed": position.elapsed,
         "identity": records.jsonable(run.identity),
     }
+    # The checkpoint counts on the records before it.
+    run.writer.sync()
     checkpoint.save(run.checkpoints, position.iteration, tree, facts)
-    checkpoint.prune(run.checkpoints, run.options.keep_last)
+    if devices.is_first():
+        checkpoint.prune(run.checkpoints, run.options.keep_last, run.options.keep_every)
 
 
 def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> int:
@@ -276,7 +269,7 @@ def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> i
     The state right before the failure was donated; a copy of every state would double the memory of every run. The
     checkpoint and the number of iterations from it to the failure determine that state to the bit.
     """
-    if not run.writes:
+    if not devices.is_first():
         return NONFINITE_EXIT
     capsule = run.directory / f"capsule-{position.iteration:08d}"
     start = checkpoint.steps(run.checkpoints)[-1]

@@ -54,6 +54,8 @@ class RunOptions:
     """Iterations between checkpoints."""
     keep_last: int = 2
     """Checkpoints that are kept."""
+    keep_every: int | None = None
+    """Checkpoints at multiples of this iteration are kept for good."""
     max_nonfinite: int = 100
     """Updates refused in a row, because something in them was not finite, after which the run stops."""
 
@@ -76,6 +78,7 @@ _LEAST = {
     "eval_episodes": 10,
     "checkpoint_every": 1,
     "keep_last": 1,
+    "keep_every": 1,
     "max_nonfinite": 1,
 }
 _MOST_SEED = 2**31

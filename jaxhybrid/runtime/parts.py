@@ -47,7 +47,7 @@ def in_processes(
         environment cannot do.
     """
     on_host = isinstance(env, HostEnv)
-    if len(group) == 1:
+    if len(group) == 1 or jax.process_count() > 1:
         return False
     if options.parallel == "vmap" and on_host:
         raise InputError(

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jaxhybrid.envs import episodes
 from jaxhybrid.runtime import memory
 from jaxhybrid.runtime.console import warn
-from jaxhybrid.runtime.devices import everywhere, for_members, placed
+from jaxhybrid.runtime.devices import fetched, placed, placement
 from jaxhybrid.runtime.interrupts import wait
 from jaxhybrid.runtime.members import Member, stacked
 from jaxhybrid.runtime.options import RunOptions, cache_directory
@@ -75,8 +75,8 @@ def lower_init(
     def init(key: Key, numbers: PyTree) -> PyTree:
         return system_fn(numbers).init(key)
 
-    several = init if len(group) == 1 else _side_by_side(init, len(group))
-    sharding = everywhere(options)
+    sharding = placement(options, len(group))
+    several = init if len(group) == 1 else _side_by_side(init, sharding)
     lowered = _lower(several, sharding, keys, numbers)
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), lowered.out_info
@@ -128,7 +128,7 @@ def compile_programs(
 def _iteration(
     system_fn: SystemFn, options: RunOptions, group: Sequence[Member], template: PyTree, batch: PyTree
 ) -> Callable[[PyTree, Transition | None], tuple[PyTree, Metrics]]:
-    sharding = everywhere(options)
+    sharding = placement(options, len(group))
     numbers = placed(_inputs(training_key, group)[1], sharding)
 
     def one(state: PyTree, numbers: PyTree, batch: PyTree) -> tuple[PyTree, Metrics]:
@@ -138,17 +138,18 @@ def _iteration(
         return jax.lax.scan(system.step, state, None, length=options.chunk)
 
     def compiled(in_turns: int | None) -> Any:
-        several = _side_by_side(lambda state, numbers: one(state, numbers, None), len(group), in_turns)
+        several = _side_by_side(lambda state, numbers: one(state, numbers, None), sharding, in_turns)
         step = one if len(group) == 1 else lambda state, numbers, _: several(state, numbers)
         lowered = _lower(step, sharding, template, numbers, batch, donate=True)
         _check_shapes(template, lowered.out_info[0])
         return lowered.compile()
 
     program = compiled(None)
-    if sharding is not None and sharding.num_devices > 1 and "all-reduce" not in program.as_text():
-        warn(f"data_parallel divides nothing: no batch is a multiple of the {sharding.num_devices} devices.")
+    num_devices = 1 if sharding is None else sharding.num_devices
+    if options.data_parallel and num_devices > 1 and "all-reduce" not in program.as_text():
+        warn(f"data_parallel divides nothing: no batch is a multiple of the {num_devices} devices.")
     if len(group) > 1:
-        at_once = memory.members_at_once(program.memory_analysis(), len(group), len(for_members(len(group))), options)
+        at_once = memory.members_at_once(program.memory_analysis(), len(group), num_devices, options)
         program = program if at_once is None else compiled(at_once)
     return lambda state, batch: program(state, numbers, batch)
 
@@ -184,24 +185,26 @@ def _evaluation(
 
         return episodes.episode_returns(env, act, key, num_episodes=options.eval_episodes)
 
-    sharding = everywhere(options)
+    sharding = placement(options, len(group))
     keys, numbers = placed(_inputs(evaluation_key, group), sharding)
-    several = evaluate if len(group) == 1 else _side_by_side(evaluate, len(group))
+    several = evaluate if len(group) == 1 else _side_by_side(evaluate, sharding)
     program = _lower(several, sharding, template, numbers, keys).compile()
 
     def run(state: PyTree) -> tuple[np.ndarray, np.ndarray]:
-        returns, lengths = wait(program(state, numbers, keys))
-        return np.asarray(returns), np.asarray(lengths)
+        returns, lengths = fetched(wait(program(state, numbers, keys)))
+        return returns, lengths
 
     return run
 
 
-def _side_by_side(one: Callable[..., Any], size: int, in_turns: int | None = None) -> Callable[..., Any]:
-    """Maps ``one`` over a leading axis of ``size`` members, spread over the local devices.
+def _side_by_side(
+    one: Callable[..., Any], sharding: NamedSharding | None, in_turns: int | None = None
+) -> Callable[..., Any]:
+    """Maps ``one`` over a leading axis of members.
 
     Args:
       one: function of one member.
-      size: members.
+      sharding: divides the members over devices; None keeps them on one.
       in_turns: members of a device that are computed at once, a divisor of their number; all of them where None.
     """
 
@@ -212,13 +215,10 @@ def _side_by_side(one: Callable[..., Any], size: int, in_turns: int | None = Non
         result = jax.lax.map(lambda each: jax.vmap(one)(*each), turns)
         return jax.tree.map(lambda x: x.reshape((x.shape[0] * in_turns, *x.shape[2:])), result)
 
-    devices = for_members(size)
-    if len(devices) == 1:
+    if sharding is None:
         return several
-    mesh = jax.sharding.Mesh(np.array(devices), ("member",))
-    spec = jax.sharding.PartitionSpec("member")
     # Members share nothing, so there is no replication to check.
-    return jax.shard_map(several, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return jax.shard_map(several, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec, check_vma=False)
 
 
 def _host_policies(

@@ -7,6 +7,7 @@
     checkpoints/       see `jaxhybrid.runtime.checkpoint`
     tensorboard/       the same metrics, averaged over seeds
     curve.png          evaluation return against real environment steps
+    lock               see `jaxhybrid.runtime.lock`
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import jax
 import numpy as np
 
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import console, lock, strict_json
 
 __all__ = [
     "METRICS",
@@ -43,7 +45,9 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
+_PARTIAL = "manifest.partial"
 _FORMAT = 1
+_TOP = {"format": int, "identity": dict, "sessions": list}
 _PACKAGES = ("jaxhybrid", "jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "gymnasium")
 
 
@@ -64,28 +68,45 @@ def open_run(directory: Path, identity: Mapping[str, Any], options: Mapping[str,
 
     Raises:
       InputError: the directory cannot be written, is a file, holds something else, holds a run and ``resume`` is
-        False, or holds a run with another identity; every difference is named. Nothing was written then.
+        False, holds a run with another identity, of which every difference is named, or is in use by another process.
+        Nothing was written then.
     """
-    path = directory / MANIFEST
-    session = _session(options)
-    if resume:
-        manifest = _manifest(directory)
-        changed = differences(manifest["identity"], jsonable(identity))
-        if changed:
-            raise InputError(
-                f"out={str(directory)!r} is a run with other numbers, so it cannot be resumed: {'; '.join(changed)}."
-            )
-        manifest["sessions"].append(session)
-    else:
-        _check_free(directory)
-        manifest = {"format": _FORMAT, "identity": jsonable(identity), "sessions": [session]}
+    _manifest(directory) if resume else _check_free(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        lock.acquire(directory)
+        try:
+            _write_manifest(directory, _entered(directory, jsonable(identity), _session(options), resume))
+        except BaseException:
+            lock.release(directory)
+            raise
     except OSError as reason:
         raise InputError(f"out={str(directory)!r} cannot be written: {reason.strerror}.") from None
+
+
+def _entered(directory: Path, identity: dict[str, Any], session: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """The manifest with one more session; looked up again, because only now nobody else can change it."""
+    if not resume:
+        _check_free(directory)
+        return {"format": _FORMAT, "identity": identity, "sessions": [session]}
+    manifest = _manifest(directory)
+    changed = differences(manifest["identity"], identity)
+    if changed:
+        raise InputError(
+            f"out={str(directory)!r} is a run with other numbers, so it cannot be resumed: {'; '.join(changed)}."
+        )
+    return manifest | {"sessions": [*manifest["sessions"], session]}
+
+
+def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    partial = directory / _PARTIAL
+    # A link in its place is not followed.
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(descriptor)
+    partial.replace(directory / MANIFEST)
 
 
 def _check_free(directory: Path) -> None:
@@ -94,7 +115,8 @@ def _check_free(directory: Path) -> None:
         raise InputError(f"out={str(directory)!r} cannot be created: {str(existing)!r} is a file.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"out={str(directory)!r} cannot be written: no permission in {str(existing)!r}.")
-    if existing == directory and any(directory.iterdir()):
+    # A start that was killed leaves these two at most.
+    if existing == directory and any(path.name not in (lock.NAME, _PARTIAL) for path in directory.iterdir()):
         is_run = (directory / MANIFEST).exists()
         fix = "continue it with --resume or name another directory" if is_run else "name another directory"
         held = "holds a run" if is_run else "is not empty and holds no run"
@@ -102,15 +124,17 @@ def _check_free(directory: Path) -> None:
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
+    if not os.path.lexists(directory / MANIFEST):
+        raise InputError(f"out={str(directory)!r} holds no run to resume: leave out --resume to start one.")
     try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
-        if manifest["format"] == _FORMAT and isinstance(manifest["identity"], dict) and manifest["sessions"]:
-            return manifest
-    except FileNotFoundError:
-        raise InputError(f"out={str(directory)!r} holds no run to resume: leave out --resume to start one.") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise InputError(f"out={str(directory)!r} has a {MANIFEST} that is not one of a run: name another directory.")
+        manifest = strict_json.record(strict_json.read(directory / MANIFEST), _TOP, "manifest")
+        if manifest["format"] != _FORMAT or not manifest["sessions"]:
+            raise ValueError(f"has another format than {_FORMAT}, or no session")
+        return manifest
+    except ValueError as reason:
+        raise InputError(
+            f"out={str(directory)!r} has a {MANIFEST} that is not one of a run: it {reason}. Name another directory."
+        ) from None
 
 
 def identity(directory: Path) -> dict[str, Any]:
@@ -134,27 +158,46 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-def read(directory: Path) -> list[dict[str, Any]]:
+def read(directory: Path, *, mend: bool = False) -> list[dict[str, Any]]:
     """Returns the records of a run; null is NaN again.
+
+    Args:
+      directory: of the run.
+      mend: whether a damaged end, such as half a line, is left out with a warning instead of refused.
 
     Raises:
       InputError: there are none, or a line is not a record.
     """
     path = Path(directory) / METRICS
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        content = path.read_bytes()
+    except OSError:
         raise InputError(f"{str(path)!r} cannot be read: name the directory of a run.") from None
+    if mend:
+        content = content[: _whole(content, path)]
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], start=1):
         try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise InputError(f"{str(path)!r}, line {number}, is not a record.")
+            record = strict_json.parse(line)
+        except ValueError as reason:
+            raise InputError(f"{str(path)!r}, line {number}, is not a record: it {reason}.") from None
         records.append({name: _restored(value) for name, value in record.items()})
     return records
+
+
+def _whole(content: bytes, path: Path) -> int:
+    """Where the last whole record ends; says so when that is not the end."""
+    end = len(content)
+    while end:
+        start = content.rfind(b"\n", 0, end - 1) + 1
+        try:
+            strict_json.parse(content[start:end])
+            break
+        except ValueError:
+            end = start
+    if end < len(content):
+        console.warn(f"{str(path)!r} is damaged: its last {len(content) - end} bytes are no record and are left out.")
+    return end
 
 
 class Writer:
@@ -169,10 +212,15 @@ class Writer:
           tensorboard: whether to write events too.
           purge_step: environment steps from which earlier events are void.
         """
-        path = directory / METRICS
-        path.touch()
-        os.truncate(path, position)
-        self._file = path.open("a", encoding="utf-8")
+        self._directory = directory
+        try:
+            lock.acquire(directory)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            # Unbuffered: what could not be written is not tried again when the file is closed.
+            self._file = os.fdopen(os.open(directory / METRICS, flags, 0o644), "r+b", buffering=0)
+            self._reopen(position)
+        except OSError as reason:
+            raise self._unwritable(reason) from None
         self._events = None
         if tensorboard:
             import tensorboardX
@@ -182,12 +230,15 @@ class Writer:
     @property
     def position(self) -> int:
         """Bytes written so far."""
-        return self._file.tell()
+        return self._file.seek(0, os.SEEK_END)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Writes one record; it is on disk, as far as the operating system is concerned, when this returns."""
-        self._file.write(json.dumps(jsonable(record), allow_nan=False) + "\n")
-        self._file.flush()
+        """Writes one record; it is on disk, as far as the operating system is concerned, when this returns.
+
+        Raises:
+          InputError: the disk is full, or cannot be written for another reason.
+        """
+        self._append((json.dumps(jsonable(record), allow_nan=False) + "\n").encode())
         if self._events is not None:
             step = int(np.max(record["env/steps"]))
             for name, value in record.items():
@@ -195,11 +246,49 @@ class Writer:
                 if name not in ("iteration", "env/steps") and np.any(np.isfinite(seeds)):
                     self._events.add_scalar(name, float(np.mean(seeds[np.isfinite(seeds)])), step)
 
+    def sync(self) -> None:
+        """Returns when the records would survive a crash of the machine; a checkpoint that counts on them comes after.
+
+        Raises:
+          InputError: the disk cannot be written.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as reason:
+            raise self._unwritable(reason) from None
+
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the files and lets other processes into the directory."""
         self._file.close()
         if self._events is not None:
             self._events.close()
+        lock.release(self._directory)
+
+    def _reopen(self, position: int) -> None:
+        """Drops what lies after ``position``, and a damaged end before it."""
+        content = (self._file.read() or b"")[: max(position, 0)]
+        if len(content) < position:
+            console.warn(
+                f"{str(self._directory / METRICS)!r} is damaged: it has {len(content)} bytes, and {position} when the "
+                "checkpoint was written; the records in between are lost."
+            )
+        whole = _whole(content, self._directory / METRICS)
+        self._file.truncate(whole)
+        if whole and content[whole - 1 : whole] != b"\n":
+            self._append(b"\n")
+
+    def _append(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as reason:
+            raise self._unwritable(reason) from None
+
+    def _unwritable(self, reason: OSError) -> InputError:
+        return InputError(
+            f"{str(self._directory / METRICS)!r} cannot be written ({reason.strerror}): make room and continue with "
+            "--resume."
+        )
 
     def __enter__(self) -> Writer:
         return self
@@ -220,6 +309,9 @@ class Silence(Writer):
         return 0
 
     def write(self, record: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def sync(self) -> None:
         """Does nothing."""
 
     def close(self) -> None:

@@ -60,8 +60,10 @@ def train(
     group = members(options, config)
     # Every number of a sweep is checked here, before anything is traced or written.
     systems = [make(configured(config, member.numbers), env) for member in group[:: len(seeds(options))]]
-    _check(env, options, group, total, num_steps)
+    _check(env, options, total, num_steps)
     apart = parts.in_processes(options, env, group, command)
+    if not apart:
+        devices.placement(options, len(group))
     directory = _directory(options, study, env.spec.name, preset)
     identity = _identity(study, env, config, options, num_steps, "processes" if apart else "vmap")
     console.quiet_dependencies()
@@ -70,7 +72,10 @@ def train(
     def system_fn(numbers: Mapping[str, Any]) -> System:
         return make(configured(config, numbers), env) if numbers else systems[0]
 
-    def run(directory: Path, identity: Mapping[str, Any], group: Sequence[Member]) -> loop.RunResult:
+    if devices.is_first():
+        records.open_run(directory, identity, dataclasses.asdict(options), resume=options.resume)
+    devices.barrier("the directory is open")
+    if not apart:
         result = loop.run(
             system_fn,
             env,
@@ -81,53 +86,12 @@ def train(
             total=total,
             num_steps=num_steps,
         )
-        if devices.is_first() or (jax.process_count() > 1 and not options.data_parallel):
-            _finish(result, identity, group, title, env, policy_params)
+        _finish(result, identity, group, title, env, policy_params)
         return result
-
-    if jax.process_count() > 1 and not options.data_parallel:
-        return _share(run, directory, identity, options, group, title)
-    if devices.is_first():
-        records.open_run(directory, identity, dataclasses.asdict(options), resume=options.resume)
-    devices.barrier("the directory is open")
-    if not apart:
-        return run(directory, identity, group)
     console.say(f"{directory}: {len(group)} processes, at most {options.jobs or len(parts.cores())} at a time")
     done, exit_code = parts.run(directory, options, group, command or (), total)
     _draw(directory, identity, title)
     return loop.RunResult(directory, None, done, exit_code)
-
-
-def _share(
-    run: Callable[[Path, Mapping[str, Any], Sequence[Member]], loop.RunResult],
-    directory: Path,
-    identity: Mapping[str, Any],
-    options: RunOptions,
-    group: Sequence[Member],
-    title: str,
-) -> loop.RunResult:
-    """Trains this process's share of the members in a part of its own; the first process merges all parts."""
-    count, index = jax.process_count(), jax.process_index()
-    whole = {**identity, "parallel": f"{count} processes of a job"}
-    shares = [group[i * len(group) // count : (i + 1) * len(group) // count] for i in range(count)]
-    folders = [directory / f"process-{i}" for i in range(count)]
-    if devices.is_first():
-        records.open_run(directory, whole, dataclasses.asdict(options), resume=options.resume)
-    devices.barrier("the directory is open")
-    mine = {**identity, "members": [member.label for member in shares[index]]}
-    # A job that was stopped early may have left this part unopened.
-    resume = options.resume and (folders[index] / records.MANIFEST).exists()
-    records.open_run(folders[index], mine, dataclasses.asdict(options), resume=resume)
-    result = run(folders[index], mine, shares[index])
-    devices.barrier("every part has ended")
-    done = result.iteration
-    if devices.is_first():
-        done = parts.merge(directory, folders)
-        _draw(directory, whole, title)
-        if all((folder / "policy").exists() for folder in folders):
-            numbers = [member.numbers for member in group]
-            policies.join(directory / "policy", [folder / "policy" for folder in folders], numbers=numbers)
-    return loop.RunResult(directory, result.state, done, result.exit_code)
 
 
 def _finish(
@@ -139,11 +103,14 @@ def _finish(
     policy_params: Callable[[PyTree], PyTree] | None,
 ) -> None:
     """Draws the curve and keeps the policy."""
+    params = None if policy_params is None else devices.fetched(policy_params(result.state))
+    if not devices.is_first():
+        return
     _draw(result.directory, identity, title)
-    if result.exit_code == 0 and policy_params is not None:
+    if result.exit_code == 0 and params is not None:
         policies.save(
             result.directory / "policy",
-            params=policy_params(result.state),
+            params=params,
             study=identity["study"],
             config=identity["config"],
             spec=env.spec,
@@ -169,21 +136,16 @@ def _identity(
     }
 
 
-def _check(env: Env | HostEnv, options: RunOptions, group: Sequence[Member], total: int, num_steps: int | None) -> None:
+def _check(env: Env | HostEnv, options: RunOptions, total: int, num_steps: int | None) -> None:
     if total % options.chunk:
         raise InputError(f"iterations={total} must be a multiple of chunk={options.chunk}.")
-    count = jax.process_count()
-    if count > len(group) and not options.data_parallel:
-        raise InputError(
-            f"seeds={options.seeds} are fewer than the {count} processes of the job: start fewer processes, or "
-            "divide one run over all of them with --data-parallel."
-        )
     if not isinstance(env, HostEnv):
         return
     if num_steps is None or num_steps < 1:
         raise InputError(f"num_steps={num_steps} must be at least 1 on the host environment {env.spec.name!r}.")
-    if options.data_parallel:
-        raise InputError(f"data_parallel is not possible on {env.spec.name!r}, which runs on the host.")
+    for name, wanted in (("data_parallel", options.data_parallel), ("distributed", jax.process_count() > 1)):
+        if wanted:
+            raise InputError(f"{name} is not possible on {env.spec.name!r}, which runs on the host.")
     if options.chunk > 1:
         raise InputError(
             f"chunk={options.chunk} must be 1 on {env.spec.name!r}, which runs outside the compiled program."

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import pathlib
 
 import jax
@@ -69,6 +71,108 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
 def test_prune_keeps_the_newest(saved):
     checkpoint.prune(saved, 1)
     assert checkpoint.steps(saved) == [2]
+
+
+def test_prune_keeps_steps_at_regular_intervals_too(tmp_path):
+    for iteration in range(6):
+        checkpoint.save(tmp_path, iteration, {"params": jnp.ones(2)}, {})
+    checkpoint.prune(tmp_path, 1, keep_every=2)
+    assert checkpoint.steps(tmp_path) == [0, 2, 4, 5]
+    checkpoint.prune(tmp_path, 1)
+    assert checkpoint.steps(tmp_path) == [5]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_step_of_another_run_is_refused_by_name_and_left_alone(tmp_path):
+    checkpoint.save(tmp_path, 1, tree(), {"identity": {"seed": 1, "config": {"gain": 0.5}}})
+    with pytest.raises(InputError, match=r"00000001 is of another run: config\.gain was 0\.5 and is now 0\.6; seed"):
+        checkpoint.restore(tmp_path, template(), quiet, identity={"seed": 2, "config": {"gain": 0.6}})
+    assert checkpoint.steps(tmp_path) == [1]
+    same = {"seed": 1, "config": {"gain": np.float32(0.5)}}
+    assert checkpoint.restore(tmp_path, template(), quiet, identity=same).iteration == 1
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing in the library catches it."""
+
+
+def killed_at(monkeypatch, name, where, count):
+    """Lets the n-th call of a function kill, before it does anything."""
+    original, calls = getattr(where, name), [0]
+
+    def fatal(*arguments, **options):
+        calls[0] += 1
+        if calls[0] == count:
+            raise KilledError
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(where, name, fatal)
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "count"),
+    [
+        ("mkdir", pathlib.Path, 2),
+        ("_save_arrays", checkpoint, 1),
+        ("_sha256", checkpoint, 1),
+        ("_sha256", checkpoint, 3),
+        ("_write_last", checkpoint, 1),
+        ("_publish", checkpoint, 1),
+        ("_sync_directory", checkpoint, 2),
+        ("rename", pathlib.Path, 1),
+        ("rename", pathlib.Path, 2),
+    ],
+)
+@pytest.mark.parametrize("again", [False, True])
+def test_a_save_killed_anywhere_leaves_a_good_step(saved, monkeypatch, name, where, count, again):
+    """``again`` writes a step that exists: at no moment is there neither the old nor the new one."""
+    with monkeypatch.context() as patch:
+        killed_at(patch, name, where, count)
+        try:
+            checkpoint.save(saved, 2 if again else 3, tree(), {"position": 3})
+        except KilledError:
+            pass
+        else:
+            assert name == "rename" and count == 2 and not again
+    restored = checkpoint.restore(saved, template(), quiet)
+    assert_same(restored.tree, tree())
+    assert restored.iteration >= (1 if again else 2)
+    checkpoint.save(saved, 4, tree(), {})
+    assert checkpoint.restore(saved, template(), quiet).iteration == 4
+    assert not list(saved.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["_save_arrays", "_write_last", "_sync_directory"])
+def test_a_full_disk_is_one_line_and_costs_no_step(saved, monkeypatch, name):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, name, full)
+    with pytest.raises(InputError, match=r"00000003 cannot be written .*No space left.*--resume") as raised:
+        checkpoint.save(saved, 3, tree(), {})
+    assert "\n" not in str(raised.value)
+    assert sorted(path.name for path in saved.iterdir()) == ["00000001", "00000002"]
+    assert checkpoint.restore(saved, template(), quiet).iteration == 2
+
+
+def test_everything_is_on_disk_before_a_step_has_its_name(tmp_path, monkeypatch):
+    synced, named = set(), []
+    fsync, rename = os.fsync, pathlib.Path.rename
+
+    def noted(descriptor):
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def published(path, target):
+        named.append(({str(each) for each in (path, *path.rglob("*"))}, set(synced)))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(pathlib.Path, "rename", published)
+    checkpoint.save(tmp_path, 1, tree(), {})
+    parts, before = named[-1]
+    assert parts <= before
+    assert str(tmp_path) in synced - before
 
 
 def flip(path, bit):

@@ -79,16 +79,22 @@ def test_maac_divides_its_batches_and_has_the_same_first_updates(tmp_path):
     np.testing.assert_allclose(four, one, rtol=1e-5)
 
 
-def test_processes_of_a_job_take_shares_of_the_seeds(tmp_path):
+def test_processes_of_a_job_take_shares_of_the_seeds_and_resume(tmp_path):
     out, apart = tmp_path / "job", tmp_path / "apart"
-    for process in job("--seeds", 3, "--out", out):
+    for process in job("--seeds", 4, "--out", out, "--iterations", 5):
         finish(process)
-    finish(start("tests.runtime.toy", "--seeds", 3, "--out", apart))
+    errors = [finish(process) for process in job("--seeds", 4, "--out", out, "--resume")]
+    assert "resumed at iteration 5" in errors[0] and "complete" in errors[0] and errors[1] == ""
+    finish(start("tests.runtime.toy", "--seeds", 4, "--out", apart))
     np.testing.assert_allclose(numbers(out, "critic/loss"), numbers(apart, "critic/loss"), rtol=1e-5, atol=1e-7)
-    assert policies.load(out / "policy").seeds == [0, 1, 2]
-    assert records.identity(out)["parallel"] == "2 processes of a job"
-    shares = [records.identity(out / f"process-{index}")["members"] for index in range(2)]
-    assert shares == [["seed-0"], ["seed-1", "seed-2"]]
+    np.testing.assert_allclose(numbers(out, "eval/return")[-1], numbers(apart, "eval/return")[-1], rtol=1e-5)
+    assert policies.load(out / "policy").seeds == [0, 1, 2, 3]
+
+
+def test_seeds_that_do_not_divide_over_the_processes_are_refused(tmp_path):
+    errors = [finish(process, code=2) for process in job("--seeds", 3, "--out", tmp_path / "run")]
+    assert all("3 members do not divide over the 2 processes" in error for error in errors)
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_of_a_job_divide_one_run_and_one_of_them_writes(alone, tmp_path):

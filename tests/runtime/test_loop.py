@@ -29,9 +29,9 @@ def same(a, b):
     return all(raw(x) == raw(y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def command(*arguments, **options):
+def command(*arguments, before=(), **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.runtime.toy", "--compile-cache", "off", *map(str, arguments)],
+        [*before, sys.executable, "-m", "tests.runtime.toy", "--compile-cache", "off", *map(str, arguments)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

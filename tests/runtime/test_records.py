@@ -1,5 +1,9 @@
+import errno
 import json
 import math
+import os
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +53,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(tmp_path):
     refused(tmp_path, "--resume", tmp_path / "run")
     refused(
         tmp_path,
-        r"config\.learning_rate was 0\.1 and is now 0\.2; seed was 0 and is now 1",
+        r"config\.learning_rate was 0\.1 and is now 0\.2; seeds was \[0\] and is now \[1\]",
         tmp_path / "run",
         resume=True,
         seed=1,
@@ -83,6 +87,92 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     (tmp_path / records.METRICS).write_text('{"a": 1}\n' + line + "\n")
     with pytest.raises(InputError, match="line 2"):
         records.read(tmp_path)
+
+
+WHOLE = b'{"a": 1}\n{"a": 2}\n'
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b'{"a": 3', b"\0" * 40, b"\x93\xff\n\x00", b"{}}\n", b'{"a": 3}\n{"b"', b'{"a": NaN}\n', b"[1]\n[2]\n"],
+)
+def test_a_damaged_end_is_dropped_with_a_note(tmp_path, capsys, tail):
+    path = tmp_path / records.METRICS
+    path.write_bytes(WHOLE + tail)
+    good = 3 if tail.startswith(b'{"a": 3}') else 2
+    with pytest.raises(InputError, match="line"):
+        records.read(tmp_path)
+    assert [record["a"] for record in records.read(tmp_path, mend=True)] == list(range(1, good + 1))
+    assert "damaged" in capsys.readouterr().err
+    with records.Writer(tmp_path, position=len(WHOLE + tail), tensorboard=False) as writer:
+        writer.write({"env/steps": 1, "a": 4})
+    assert "damaged" in capsys.readouterr().err
+    assert [record["a"] for record in records.read(tmp_path)] == [*range(1, good + 1), 4]
+
+
+def test_a_missing_end_of_line_is_mended(tmp_path, capsys):
+    (tmp_path / records.METRICS).write_bytes(WHOLE[:-1])
+    assert len(records.read(tmp_path)) == 2
+    with records.Writer(tmp_path, position=len(WHOLE), tensorboard=False) as writer:
+        writer.write({"env/steps": 1, "a": 3})
+    assert "damaged" in capsys.readouterr().err
+    assert [record["a"] for record in records.read(tmp_path)] == [1, 2, 3]
+
+
+def test_records_that_are_gone_are_reported_and_not_filled_in(tmp_path, capsys):
+    (tmp_path / records.METRICS).write_bytes(WHOLE)
+    with records.Writer(tmp_path, position=1000, tensorboard=False):
+        pass
+    assert "18 bytes, and 1000 when" in capsys.readouterr().err
+    assert (tmp_path / records.METRICS).read_bytes() == WHOLE
+
+
+def test_a_good_end_is_left_alone(tmp_path, capsys):
+    (tmp_path / records.METRICS).write_bytes(WHOLE)
+    with records.Writer(tmp_path, position=len(WHOLE), tensorboard=False) as writer:
+        assert writer.position == len(WHOLE)
+    assert len(records.read(tmp_path, mend=True)) == 2 and capsys.readouterr().err == ""
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    with records.Writer(tmp_path, position=0, tensorboard=False) as writer:
+        writer.write({"env/steps": 1})
+
+        def full(_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match=r"metrics.jsonl' cannot be written \(No space left.*--resume"):
+            writer.sync()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from jaxhybrid.runtime import lock
+lock.acquire(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_processes_never_share_a_run(tmp_path):
+    run(tmp_path / "run")
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    refused(tmp_path, f"is in use by process {holder.pid}: wait for it or stop it", tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match="in use"):
+        records.Writer(tmp_path / "run", position=0, tensorboard=False)
+    # However it ends, the lock ends with it.
+    holder.kill()
+    holder.communicate()
+    assert run(tmp_path / "run", resume=True).exit_code == 0
+
+
+def test_a_start_that_was_killed_is_not_in_the_way(tmp_path):
+    (tmp_path / "lock").write_text("1\n")
+    (tmp_path / "manifest.partial").write_text('{"format"')
+    assert run(tmp_path).exit_code == 0
 
 
 def test_tensorboard_events_are_written(tmp_path):

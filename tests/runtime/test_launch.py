@@ -1,0 +1,66 @@
+"""Jobs through submitit's local executor: what is refused, what runs, and what a preemption leaves."""
+
+import os
+import pathlib
+import signal
+import time
+
+import pytest
+
+from experiments import launch as command
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import checkpoint, launch, records
+
+# Submitit leaves pipes and event loops to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+STUDY = ["maac", "--preset", "sac", "--env", "pendulum", "--no-tensorboard", "--checkpoint-every", "1"]
+STUDY += ["--config.env", "pendulum", "--config.steps-per-iteration", "20", "--config.updates-per-iteration", "1"]
+STUDY += ["--config.initial-steps", "20", "--config.policy-hidden", "8", "--config.critic-hidden", "8"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["local"], "no study"),
+        (["local", "--", "mac", "--out", "x"], "did you mean 'maac'"),
+        (["local", "--", "maac", "--out"], "needs --out DIR"),
+        (["local", "--minutes", "0", "--", "maac", "--out", "x"], "minutes=0"),
+        (["local", "--gpus-per-node", "-1", "--", "maac", "--out", "x"], "gpus_per_node=-1"),
+        (["local", "--nodes", "2", "--", "maac", "--out", "x"], "--distributed"),
+        (["slurm", "--", "maac", "--out", "x"], "cluster='slurm' is not here"),
+    ],
+)
+def test_jobs_that_cannot_run_are_refused_before_anything_is_written(argv, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match=message):
+        command.main(argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preempted_job_saves_and_the_one_in_its_place_continues(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(launch.__file__).parents[2]))
+    out = tmp_path / "run"
+    job = launch.submit(
+        "local", tmp_path / "jobs", launch.Resources(), [*STUDY, "--out", str(out), "--iterations", "150"]
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoint.steps(out / "checkpoints") or checkpoint.steps(out / "checkpoints")[-1] < 3:
+        assert time.monotonic() < deadline and not job.done(), job.stderr()
+        time.sleep(0.1)
+    # What SLURM sends before it preempts; the local executor has one task, a child of its controller.
+    (task,) = pathlib.Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split()
+    os.kill(int(task), signal.SIGUSR2)
+    assert job.result() == 0
+    log = job.stderr()
+    assert "stopping after this iteration" in log and "resumed at iteration" in log
+    assert [row["iteration"] for row in records.read(out)] == list(range(151))
+
+
+def test_a_job_that_fails_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(launch.__file__).parents[2]))
+    arguments = ["local", "--folder", str(tmp_path / "jobs"), "--wait"]
+    code = command.main([*arguments, "--", "maac", "--preset", "nonsense", "--out", str(tmp_path / "run")])
+    assert code == 1
+    assert "exit code 2" in capsys.readouterr().err
