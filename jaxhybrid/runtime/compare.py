@@ -19,6 +19,7 @@ import tyro
 
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, console
+from jaxhybrid.runtime.outputs import new_file
 
 __all__ = ["Group", "groups", "main"]
 
@@ -67,11 +68,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m jaxhybrid compare", description=__doc__)
     if arguments.threshold is not None and not math.isfinite(arguments.threshold):
         raise InputError(f"threshold={arguments.threshold} must be finite.")
-    out = None if arguments.out is None else Path(arguments.out).expanduser()
-    if out is not None and out.exists():
-        raise InputError(f"out={arguments.out!r} exists: name another file.")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise InputError(f"out={arguments.out!r} cannot be written: {str(out.parent)!r} is no directory.")
+    out = None if arguments.out is None else new_file(arguments.out)
     compared = groups(arguments.runs)
     env = _env(compared)
 

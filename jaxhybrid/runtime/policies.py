@@ -25,7 +25,7 @@ from jaxhybrid.runtime import policy_files as files
 from jaxhybrid.runtime.records import jsonable
 from jaxhybrid.types import Array, EnvSpec, Key, PyTree
 
-__all__ = ["SavedPolicy", "act_fn", "export", "load", "of_seed", "save"]
+__all__ = ["SavedPolicy", "act_fn", "export", "load", "of_run", "of_seed", "save"]
 
 _PACKAGES = ("jaxhybrid", "jax", "flax", "numpy")
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -136,6 +136,23 @@ def load(directory: Path | str) -> SavedPolicy:
     policy = SavedPolicy(params=_nested(arrays), **kept)
     _check_shapes(directory / files.FACTS, policy, description["params"])
     return policy
+
+
+def of_run(directory: Path | str) -> SavedPolicy:
+    """Reads the policy of a run, or of a directory that is one itself.
+
+    Raises:
+      InputError: there is none, or as for `load`.
+    """
+    directory = Path(directory).expanduser()
+    places = [directory / "policy", directory]
+    found = next((place for place in places if (place / files.FACTS).exists()), None)
+    if found is None:
+        raise InputError(
+            f"run={str(directory)!r} has no policy, which a run saves when it is complete: name another, or continue "
+            "this one with --resume."
+        )
+    return load(found)
 
 
 def of_seed(policy: SavedPolicy, seed: int | None = None) -> SavedPolicy:
