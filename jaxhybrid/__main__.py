@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jaxhybrid.errors import unknown
 from jaxhybrid.runtime import cli
 
-COMMANDS = ("compare", "export")
+COMMANDS = ("compare", "play", "export")
 
 
 def main(argv: Sequence[str]) -> int:
