@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime.curves import Curve, Records, of_records, of_runs
-from jaxhybrid.runtime.statistics import interquartile_interval, interquartile_mean
+from jaxhybrid.runtime.statistics import interquartile_interval, interquartile_mean, mean_interval
 
 __all__ = ["learning_curves"]
 
@@ -93,21 +93,10 @@ def _curve(label: str, source: Any, metric: str) -> Curve:
     return of_runs(source, metric, label)
 
 
-def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns mean, low and high ``[K]`` of ``[K, S]``; the interval is that of Student's t with S - 1 degrees."""
-    mean, count = values.mean(axis=1), values.shape[1]
-    if count == 1:
-        return mean, mean, mean
-    from scipy import stats
-
-    half = stats.t.ppf(0.975, count - 1) * values.std(axis=1, ddof=1) / np.sqrt(count)
-    return mean, mean - half, mean + half
-
-
 def _interquartile(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     middle = interquartile_mean(values)
     low, high = interquartile_interval(values) or (middle, middle)
     return middle, low, high
 
 
-_INTERVALS = {"mean": (_interval, "t"), "interquartile mean": (_interquartile, "bootstrap")}
+_INTERVALS = {"mean": (mean_interval, "t"), "interquartile mean": (_interquartile, "bootstrap")}

@@ -10,8 +10,17 @@ from jaxhybrid.runtime.statistics import (
     first_steps_at,
     interquartile_interval,
     interquartile_mean,
+    mean_interval,
     probability_of_improvement,
 )
+
+
+def test_the_interval_of_the_mean_is_students():
+    mean, low, high = mean_interval(np.array([[1.0, 2.0, 3.0]]))
+    # t(0.975, 2 degrees) = 4.302653; standard error 1 / sqrt(3).
+    np.testing.assert_allclose(
+        [mean[0], low[0], high[0]], [2.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5], rtol=1e-6
+    )
 
 
 def test_the_interquartile_mean_drops_a_quarter_at_each_end():
