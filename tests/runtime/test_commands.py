@@ -1,16 +1,20 @@
 """The front door: ``python -m jaxhybrid``."""
 
+import importlib
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
+import tyro
 
 from jaxhybrid import __main__ as front_door
 from jaxhybrid.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "runs.md").read_text()
 
 
 def process(*argv, **options):
@@ -41,3 +45,15 @@ def test_the_documentation_names_commands_that_exist():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     named = {name for page in pages for name in re.findall(r"python -m jaxhybrid ([a-z_]+)", page.read_text())}
     assert named <= set(front_door.COMMANDS)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^python -m jaxhybrid (.+)$", PAGE, flags=re.MULTILINE))
+def test_commands_of_the_documentation_are_understood(command):
+    name, *rest = shlex.split(command)
+    tyro.cli(importlib.import_module(f"jaxhybrid.runtime.{name}").Arguments, args=rest)
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
+def test_code_of_the_documentation_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "runs.md", "exec"), {})
