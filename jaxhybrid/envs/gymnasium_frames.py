@@ -38,6 +38,8 @@ def render(env_id: str, physics: np.ndarray, *, width: int, height: int, **env_o
     try:
         if hasattr(env, "mujoco_renderer"):
             env.mujoco_renderer.width, env.mujoco_renderer.height = width, height
+            # The first camera of a task follows its robot; the free one stays where the robot began.
+            env.mujoco_renderer.camera_id = 0 if env.model.ncam else -1
         env.reset(seed=0)
         frames = []
         for one in physics:

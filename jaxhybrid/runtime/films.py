@@ -13,16 +13,17 @@ import numpy as np
 
 from jaxhybrid.envs import mbbl
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import drawings
 from jaxhybrid.runtime.graphics import Backend
 from jaxhybrid.types import Array, Env, HostEnv, Key, PyTree
 
-__all__ = ["Episode", "film", "gif", "record"]
+__all__ = ["Episode", "Film", "film", "gif", "record"]
 
 ActFn = Callable[..., Array]
 _WIDTH, _HEIGHT = 320, 240
-_MOST_FRAMES = 150
-# Browsers slow an animation down that asks for less.
-_SHORTEST_DELAY = 0.02
+_MOST_FRAMES = 250
+# Smooth enough, and browsers slow an animation down that asks for half of it.
+_SHORTEST_DELAY = 0.04
 
 
 class Episode(NamedTuple):
@@ -39,6 +40,20 @@ class Episode(NamedTuple):
     length: int
 
 
+class Film(NamedTuple):
+    """An animation.
+
+    Attributes:
+      content: of a GIF file; empty where nothing can be drawn.
+      seconds: simulated seconds that it shows from the start of the episode.
+      reason: why there is no content.
+    """
+
+    content: bytes
+    seconds: float
+    reason: str
+
+
 def record(env: Env | HostEnv, act: ActFn, key: Key, *, num_episodes: int) -> Episode:
     """Plays the first of the episodes that `episodes.episode_returns`, or its twin for hosts, plays with this key.
 
@@ -53,32 +68,32 @@ def record(env: Env | HostEnv, act: ActFn, key: Key, *, num_episodes: int) -> Ep
     return _pure(env, act, jax.random.split(key, num_episodes)[0])
 
 
-def film(env: Env | HostEnv, episode: Episode, backend: Backend) -> tuple[bytes, str]:
-    """Returns an episode as an animated GIF in real time, or no bytes and the reason why there is none.
+def film(env: Env | HostEnv, episode: Episode, backend: Backend) -> Film:
+    """Returns an episode as an animation in real time; of a long one the beginning.
 
     Args:
       env: where the episode was played.
       episode: from `record`.
       backend: what MuJoCo can draw with.
     """
-    stride = max(-(-len(episode.poses) // _MOST_FRAMES), round(_SHORTEST_DELAY / env.spec.dt), 1)
-    poses = episode.poses[::stride]
+    stride = max(round(_SHORTEST_DELAY / env.spec.dt), 1)
+    poses = episode.poses[::stride][:_MOST_FRAMES]
     family, _, rest = env.spec.name.partition("/")
     try:
         if family in ("pendulum", "lqr"):
-            draw = importlib.import_module("jaxhybrid.runtime.drawings")
-            frames = (draw.pendulum if family == "pendulum" else draw.plane)(poses, width=_WIDTH, height=_HEIGHT)
+            draw = drawings.pendulum if family == "pendulum" else drawings.plane
+            frames = draw(poses, width=_WIDTH, height=_HEIGHT)
         elif backend.name is None:
-            return b"", backend.reason
+            return Film(b"", 0.0, backend.reason)
         else:
             frames = _rendered(family, rest, poses)
     except InputError as reason:
-        return b"", str(reason)
-    except (
-        Exception
-    ) as reason:  # Graphics libraries raise whatever they like, and a report must not fail for a picture.
-        return b"", f"the renderer failed: {type(reason).__name__}: {' '.join(str(reason).split())[:200]}"
-    return gif(frames, stride * env.spec.dt), ""
+        return Film(b"", 0.0, str(reason))
+    except Exception as reason:  # Graphics libraries raise whatever they like; nothing else may fail for a picture.
+        text = " ".join(str(reason).split())[:200]
+        return Film(b"", 0.0, f"the renderer failed: {type(reason).__name__}: {text}")
+    seconds = stride * env.spec.dt
+    return Film(gif(frames, seconds), seconds * (len(frames) - 1), "")
 
 
 def gif(frames: list[np.ndarray], seconds: float) -> bytes:

@@ -87,13 +87,15 @@ def main(argv: Sequence[str]) -> int:
     )
     if video is not None:
         episode = films.record(env, act_one, key, num_episodes=arguments.episodes)
-        picture, reason = films.film(env, episode, backend)
-        if not picture:
-            console.warn(f"video={arguments.video!r} was not made: {reason}")
+        film = films.film(env, episode, backend)
+        if not film.content:
+            console.warn(f"video={arguments.video!r} was not made: {film.reason}")
             return 0
         video.parent.mkdir(parents=True, exist_ok=True)
-        video.write_bytes(picture)
-        console.say(f"{video}: the first episode, return {episode.total:,.2f}, {episode.length} steps")
+        video.write_bytes(film.content)
+        console.say(
+            f"{video}: {film.seconds:.1f} s of the first episode, return {episode.total:,.2f}, {episode.length} steps"
+        )
     return 0
 
 

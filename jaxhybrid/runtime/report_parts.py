@@ -175,10 +175,10 @@ def _filmed(directory: Path) -> str:
         env, lambda o, k: act(o, k, deterministic=True), programs.evaluation_key(policy.seeds[0]), num_episodes=1
     )
     said = f"One episode of seed {policy.seeds[0]}: return {_number(episode.total)}, {episode.length:,} steps."
-    picture, reason = films.film(env, episode, backend)
-    if not picture:
-        return page.paragraph(said) + page.paragraph(f"No picture: {reason}", soft=True)
-    return page.animation(picture, said)
+    film = films.film(env, episode, backend)
+    if not film.content:
+        return page.paragraph(said) + page.paragraph(f"No picture: {film.reason}", soft=True)
+    return page.animation(film.content, f"{said} Shown are {film.seconds:.1f} s, in real time.")
 
 
 def _curve(rows: Records, name: str) -> Any:
