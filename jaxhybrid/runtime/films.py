@@ -13,13 +13,14 @@ import numpy as np
 
 from jaxhybrid.envs import mbbl
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import drawings
+from jaxhybrid.runtime import drawings, graphics
 from jaxhybrid.runtime.graphics import Backend
 from jaxhybrid.types import Array, Env, HostEnv, Key, PyTree
 
-__all__ = ["Episode", "Film", "film", "gif", "record"]
+__all__ = ["Episode", "Film", "backend_for", "film", "gif", "record"]
 
 ActFn = Callable[..., Array]
+_DRAWN_HERE = ("lqr", "pendulum")
 _WIDTH, _HEIGHT = 320, 240
 _MOST_FRAMES = 250
 # Smooth enough, and browsers slow an animation down that asks for half of it.
@@ -54,6 +55,15 @@ class Film(NamedTuple):
     reason: str
 
 
+def backend_for(name: str) -> Backend:
+    """Chooses what draws an environment; to be called before the environment is made.
+
+    Args:
+      name: of the environment; those that are drawn here need no graphics library.
+    """
+    return Backend(None, ()) if name.partition("/")[0] in _DRAWN_HERE else graphics.choose()
+
+
 def record(env: Env | HostEnv, act: ActFn, key: Key, *, num_episodes: int) -> Episode:
     """Plays the first of the episodes that `episodes.episode_returns`, or its twin for hosts, plays with this key.
 
@@ -80,7 +90,7 @@ def film(env: Env | HostEnv, episode: Episode, backend: Backend) -> Film:
     poses = episode.poses[::stride][:_MOST_FRAMES]
     family, _, rest = env.spec.name.partition("/")
     try:
-        if family in ("pendulum", "lqr"):
+        if family in _DRAWN_HERE:
             draw = drawings.pendulum if family == "pendulum" else drawings.plane
             frames = draw(poses, width=_WIDTH, height=_HEIGHT)
         elif backend.name is None:

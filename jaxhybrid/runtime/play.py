@@ -73,9 +73,9 @@ def main(argv: Sequence[str]) -> int:
         return act(obs, key, deterministic=not arguments.sample)
 
     # The graphics library is chosen before an environment loads MuJoCo.
-    from jaxhybrid.runtime import films, graphics, programs
+    from jaxhybrid.runtime import films, programs
 
-    backend = graphics.choose() if video else graphics.Backend(None, ())
+    backend = films.backend_for(arguments.env or policy.spec["name"]) if video else None
     env = compatible_env(arguments.env, policy.spec, min(arguments.episodes, _MOST_INSTANCES))
     key = programs.evaluation_key(policy.seeds[0] if arguments.start_seed is None else arguments.start_seed)
     console.say(f"{policy.study}, seed {policy.seeds[0]}, plays {env.spec.name} ...")
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         f"from {returns.min():,.2f} to {returns.max():,.2f}; length: mean {lengths.mean():,.1f} "
         f"({arguments.episodes} episodes)\n"
     )
-    if video is not None:
+    if video is not None and backend is not None:
         episode = films.record(env, act_one, key, num_episodes=arguments.episodes)
         film = films.film(env, episode, backend)
         if not film.content:

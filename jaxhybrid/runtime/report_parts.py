@@ -164,11 +164,11 @@ def _episode(directory: Path) -> str:
 
 def _filmed(directory: Path) -> str:
     # The graphics library is chosen before an environment loads MuJoCo.
-    from jaxhybrid.runtime import films, graphics, play, policies, programs
+    from jaxhybrid.runtime import films, play, policies, programs
 
     policy = policies.of_seed(policies.of_run(directory))
     act = policies.act_fn(policy)
-    backend = graphics.choose()
+    backend = films.backend_for(policy.spec["name"])
     env = play.compatible_env("", policy.spec, 1)
     console.say(f"playing {env.spec.name} ...")
     episode = films.record(

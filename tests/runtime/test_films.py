@@ -97,6 +97,12 @@ def test_the_rod_points_where_the_angle_says():
     assert tip(right)[0] == pytest.approx(0.5, abs=0.05) and tip(right)[1] > 0.7
 
 
+def test_graphics_are_only_tried_where_a_simulator_draws(monkeypatch):
+    monkeypatch.setattr(graphics, "choose", lambda: NO_GRAPHICS)
+    assert films.backend_for("lqr/double_integrator").tried == films.backend_for("pendulum").tried == ()
+    assert films.backend_for("mbbl/hopper/spring") == films.backend_for("gymnasium/Ant-v5") == NO_GRAPHICS
+
+
 def test_a_graphics_library_that_does_not_exist_is_not_chosen(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     assert graphics.choose() == graphics.Backend(None, ("nonsense",))
