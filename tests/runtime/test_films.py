@@ -60,6 +60,9 @@ def test_own_environments_are_drawn_in_real_time_without_graphics(name):
 
 
 def test_steps_too_short_to_be_seen_are_skipped_and_long_episodes_cut(monkeypatch):
+    drawn = []
+    draw = drawings.pendulum
+    monkeypatch.setattr(drawings, "pendulum", lambda poses, **size: drawn.append(poses) or draw(poses, **size))
     monkeypatch.setattr(films, "_MOST_FRAMES", 4)
     env = envs.make("pendulum")
     env = env._replace(spec=env.spec._replace(dt=0.01))
@@ -68,6 +71,7 @@ def test_steps_too_short_to_be_seen_are_skipped_and_long_episodes_cut(monkeypatc
     film = films.film(env, episode, NO_GRAPHICS)
     # Every fourth step, 0.04 s apart; three intervals between four pictures.
     assert film.seconds == pytest.approx(0.12)
+    np.testing.assert_array_equal(drawn[0], episode.poses[[0, 4, 8, 12]])
     with Image.open(io.BytesIO(film.content)) as image:
         assert image.n_frames == 4 and image.info["duration"] == 40
 

@@ -134,6 +134,13 @@ def test_every_impossible_fact_is_named(tmp_path, honest, path, value):
     refused(tmp_path / "policy", "policy.json" if path[:1] != ("params",) else "")
 
 
+@pytest.mark.parametrize("shape", [[2**20, 2**20], [2**39], [60, 10]])
+def test_shapes_that_do_not_fit_into_the_file_are_refused_before_it_is_opened(tmp_path, honest, shape):
+    facts, _ = honest
+    write(tmp_path / "policy", replaced(json.loads(facts), ("params", KERNEL, "shape"), shape), b"no archive")
+    refused(tmp_path / "policy", "policy.json", f"params.{KERNEL}.shape", "more bytes")
+
+
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b'{"format": NaN}', b"\xff", b"[1]", b"9" * 5000, b"null"])
 def test_what_is_no_json_object_is_refused(tmp_path, honest, content):
     write(tmp_path / "policy", content, honest[1])
@@ -195,6 +202,14 @@ def test_every_impossible_array_is_named(tmp_path, honest, content, field):
     members = members_of(arrays) | {f"{KERNEL}.npy": content}
     write(tmp_path / "policy", json.loads(facts), archive(members.items()))
     refused(tmp_path / "policy", "params.npz", field)
+
+
+def test_an_array_is_no_folder_of_another(tmp_path, honest):
+    facts, arrays = honest
+    facts = replaced(json.loads(facts), ("params", "params"), {"shape": [1], "dtype": "float32"})
+    members = members_of(arrays) | {"params.npy": npy(np.ones(1, np.float32))}
+    write(tmp_path / "policy", replaced(facts, ("network",), None) | {"network": None}, archive(members.items()))
+    refused(tmp_path / "policy", "policy.json", "'params.params'")
 
 
 def test_bombs_duplicates_and_strangers_in_the_archive_are_refused(tmp_path, honest):
