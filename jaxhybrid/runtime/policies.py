@@ -104,7 +104,7 @@ def save(
         "normaliser": jsonable(normaliser),
         "seeds": seeds,
         "facts": jsonable(facts),
-        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "versions": _versions(),
         "params": {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()},
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
     }
@@ -232,6 +232,15 @@ def export(policy: SavedPolicy, *, deterministic: bool = True) -> bytes:
         return bytes(exported.serialize())
     except ImportError:
         raise InputError("flatbuffers is missing, in which JAX writes programs: pip install flatbuffers.") from None
+
+
+def _versions() -> dict[str, str | None]:
+    """Versions by package; None for one that runs without being installed."""
+    found: dict[str, str | None] = dict.fromkeys(_PACKAGES)
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 @contextlib.contextmanager
