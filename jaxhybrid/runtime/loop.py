@@ -152,7 +152,7 @@ def _begin(run: _Run, state: PyTree, worker: PyTree) -> _Position:
     """Evaluates the untrained policy, at no steps, and saves the first state."""
     position = _Position(0, state, worker, 0, 0.0)
     zero = 0 if len(run.group) == 1 else [0] * len(run.group)
-    row = {"iteration": 0, "env/steps": zero, **_evaluate(run, state)}
+    row = {"iteration": 0, "env/steps": zero, **_evaluate(run, state), "time/compile": run.programs.seconds}
     _say(run.options, _summary(row, position, run))
     run.writer.write(row)
     _save(run, position)

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import records
+from jaxhybrid.runtime.curves import Curve, Records, of_records, of_runs
+from jaxhybrid.runtime.statistics import interquartile_interval, interquartile_mean, mean_interval
 
 __all__ = ["learning_curves"]
 
-Records = Sequence[Mapping[str, Any]]
+Centre = Literal["mean", "interquartile mean"]
 # Okabe and Ito's colours, told apart by every kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 
 
 def learning_curves(
-    runs: Mapping[str, Records | Path | str | Sequence[Path | str]],
+    runs: Mapping[str, Curve | Records | Path | str | Sequence[Path | str]],
     path: Path | str,
     *,
     metric: str = "eval/return",
+    centre: Centre = "mean",
     title: str | None = None,
     ylabel: str | None = None,
     reference: tuple[str, float] | None = None,
 ) -> None:
-    """Draws one curve per label against real environment steps: the mean over seeds in a 95 % t interval of that mean.
+    """Draws one curve per label against real environment steps, over the seeds, in a 95 % interval.
 
-    A single seed is a plain line. The legend says which of the two it is.
+    The curve is the mean in Student's t interval, or the interquartile mean in its bootstrap interval. A single seed is
+    a plain line. The legend says which of the three it is.
 
     Args:
-      runs: label to the records of a run, its directory, or the directories of several runs that differ in the seed.
+      runs: label to a curve, the records of a run, its directory, or the directories of runs that differ in the seed.
       path: the PNG file to write.
       metric: which metric; records without it are skipped.
+      centre: what is drawn of several seeds.
       title: of the figure.
       ylabel: of the vertical axis; by default the metric.
       reference: label and value of a horizontal line, for instance the return of a random policy.
@@ -51,14 +55,15 @@ def learning_curves(
     if not runs:
         raise InputError("runs is empty: give at least one label.")
     curves = {label: _curve(label, source, metric) for label, source in runs.items()}
+    interval, band = _INTERVALS[centre]
     figure, axes = plt.subplots(figsize=(7.2, 4.5), layout="constrained")
     for i, (label, (steps, values)) in enumerate(curves.items()):
         colour, style = _COLOURS[i % len(_COLOURS)], _STYLES[i // len(_COLOURS) % len(_STYLES)]
-        mean, low, high = _interval(values)
+        middle, low, high = interval(values)
         count = values.shape[1]
-        what = f"mean of {count} seeds, band: 95 % t interval" if count > 1 else "1 seed"
+        what = f"{centre} of {count} seeds, band: 95 % {band} interval" if count > 1 else "1 seed"
         marker = "o" if len(steps) <= 40 else None
-        axes.plot(steps, mean, style, color=colour, marker=marker, markersize=3.5, label=f"{label} ({what})")
+        axes.plot(steps, middle, style, color=colour, marker=marker, markersize=3.5, label=f"{label} ({what})")
         if count > 1:
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     if reference is not None:
@@ -78,37 +83,20 @@ def learning_curves(
 _NAMES = {"eval/return": "evaluation return (deterministic policy)", "collect/episode_return": "training return"}
 
 
-def _curve(label: str, source: Any, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps ``[K]`` and values ``[K, S]`` at the steps that all runs of a label share."""
+def _curve(label: str, source: Any, metric: str) -> Curve:
+    if isinstance(source, Curve):
+        return source
     if isinstance(source, str | Path):
-        source = [source]
-    if not all(isinstance(item, Mapping) for item in source):
-        parts = [_points(records.read(Path(item)), metric) for item in source]
-    else:
-        parts = [_points(source, metric)]
-    shared = sorted(set.intersection(*(set(points) for points in parts)))
-    if not shared:
-        raise InputError(f"{label!r} has no finite {metric!r} to draw.")
-    values = [np.concatenate([points[steps] for points in parts]) for steps in shared]
-    return np.asarray(shared), np.stack(values)
+        return of_runs([source], metric, label)
+    if all(isinstance(item, Mapping) for item in source):
+        return of_records(source, metric, label)
+    return of_runs(source, metric, label)
 
 
-def _points(rows: Records, metric: str) -> dict[float, np.ndarray]:
-    """Returns the values ``[S]`` by step, where all of them are finite."""
-    found = {}
-    for row in rows:
-        values = np.atleast_1d(np.asarray(row.get(metric, np.nan), np.float64))
-        if np.all(np.isfinite(values)):
-            found[float(np.max(row["env/steps"]))] = values
-    return found
+def _interquartile(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    middle = interquartile_mean(values)
+    low, high = interquartile_interval(values) or (middle, middle)
+    return middle, low, high
 
 
-def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns mean, low and high ``[K]`` of ``[K, S]``; the interval is that of Student's t with S - 1 degrees."""
-    mean, count = values.mean(axis=1), values.shape[1]
-    if count == 1:
-        return mean, mean, mean
-    from scipy import stats
-
-    half = stats.t.ppf(0.975, count - 1) * values.std(axis=1, ddof=1) / np.sqrt(count)
-    return mean, mean - half, mean + half
+_INTERVALS = {"mean": (mean_interval, "t"), "interquartile mean": (_interquartile, "bootstrap")}

@@ -1,30 +1,34 @@
 """A trained policy as a directory that explains itself: ``policy.json`` and ``params.npz``, without pickles.
 
-``policy.json`` holds the study, the config, the environment's facts, the shape of every parameter and the SHA-256 of
-the arrays; nothing of this library is needed to read either file.
+``policy.json`` holds the study, the config, the network, the environment's facts, the versions, the shape of every
+parameter and the SHA-256 of the arrays; nothing of this library is needed to read either file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
 import io
 import json
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxhybrid import networks
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import policy_files as files
 from jaxhybrid.runtime.records import jsonable
-from jaxhybrid.types import EnvSpec, PyTree
+from jaxhybrid.types import Array, EnvSpec, Key, PyTree
 
-__all__ = ["SavedPolicy", "join", "load", "save"]
+__all__ = ["SavedPolicy", "act_fn", "export", "join", "load", "of_run", "of_seed", "save"]
 
-_FORMAT = 1
-_FACTS, _ARRAYS = "policy.json", "params.npz"
-_SPEC = ("name", "obs_dim", "action_dim", "action_low", "action_high", "max_episode_steps", "dt", "notes")
+_PACKAGES = ("jaxhybrid", "jax", "flax", "numpy")
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 class SavedPolicy(NamedTuple):
@@ -32,19 +36,25 @@ class SavedPolicy(NamedTuple):
 
     Attributes:
       params: nested dict of NumPy arrays; with a leading axis ``S`` when there are several ``seeds``.
-      study: the study, which says what network the parameters belong to.
+      study: the study that trained it.
       config: numbers of the system, as JSON.
-      spec: facts about the environment, as JSON.
+      spec: facts about the environment, as JSON; the actions of the policy lie within its action bounds.
+      network: kind, hidden widths, activation and squash of the network; None when only the study knows it.
+      normaliser: mean and std of the observations, ``[D]`` each; None when the policy sees them as they are.
       seeds: training seeds.
       facts: whatever else was saved.
+      versions: of the packages that saved it.
     """
 
     params: PyTree
     study: str
     config: dict[str, Any]
     spec: dict[str, Any]
+    network: dict[str, Any] | None
+    normaliser: dict[str, Any] | None
     seeds: list[int]
     facts: dict[str, Any]
+    versions: dict[str, Any]
 
 
 def save(
@@ -55,6 +65,8 @@ def save(
     config: Mapping[str, Any],
     spec: EnvSpec,
     seeds: list[int],
+    network: Mapping[str, Any] | None = None,
+    normaliser: Mapping[str, Any] | None = None,
     **facts: Any,
 ) -> Path:
     """Writes a policy.
@@ -66,45 +78,24 @@ def save(
       config: numbers of the system.
       spec: of the environment it was trained on.
       seeds: training seeds.
+      network: ``kind="gaussian"``, ``hidden``, ``activation`` and ``squash`` of `networks.gaussian_policy`; by default
+        what ``config.policy_hidden`` and ``config.policy_activation`` say, if it has them.
+      normaliser: ``mean`` and ``std`` ``[D]``: the network sees ``(obs - mean) / std``.
       **facts: anything else worth keeping that JSON can hold, such as the iteration.
 
     Returns:
       The directory.
 
     Raises:
-      InputError: ``params`` is not made of dicts and numeric arrays, or is not finite.
+      InputError: ``params`` is not made of dicts and numeric arrays, or is not finite; or ``network`` or ``normaliser``
+        makes no sense. Nothing was written then.
     """
-    facts_of_spec = {name: jsonable(getattr(spec, name)) for name in _SPEC}
-    return _write(Path(directory), params, study, config, facts_of_spec, seeds, facts)
-
-
-def load(directory: Path | str) -> SavedPolicy:
-    """Reads a policy back and verifies it.
-
-    Args:
-      directory: from `save`.
-
-    Raises:
-      InputError: a file is missing, unreadable, changed, or of another format.
-    """
-    directory = Path(directory)
-    try:
-        description = json.loads((directory / _FACTS).read_bytes())
-        raw = (directory / _ARRAYS).read_bytes()
-    except (OSError, ValueError):
-        raise InputError(f"{str(directory)!r} holds no policy: {_FACTS} or {_ARRAYS} cannot be read.") from None
-    if not isinstance(description, dict) or description.get("format") != _FORMAT:
-        raise InputError(f"{str(directory / _FACTS)!r} has another format than {_FORMAT}.")
-    if hashlib.sha256(raw).hexdigest() != description.get("sha256"):
-        raise InputError(f"{str(directory / _ARRAYS)!r} was changed after it was saved: its SHA-256 differs.")
-    arrays = _arrays(directory / _ARRAYS, raw)
-    shapes = {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()}
-    if shapes != description.get("params"):
-        raise InputError(f"{str(directory / _FACTS)!r} describes other parameters than {_ARRAYS} holds.")
-    try:
-        return SavedPolicy(_nested(arrays), *(description[name] for name in SavedPolicy._fields[1:]))
-    except KeyError as missing:
-        raise InputError(f"{str(directory / _FACTS)!r} lacks {missing.args[0]!r}.") from None
+    facts_of_spec = {name: jsonable(getattr(spec, name)) for name in files.SPEC}
+    known = jsonable(network) if network is not None else _network(jsonable(config), facts_of_spec)
+    policy = SavedPolicy(
+        params, study, jsonable(config), facts_of_spec, known, jsonable(normaliser), seeds, jsonable(facts), _versions()
+    )
+    return _write(Path(directory), policy)
 
 
 def join(directory: Path | str, each: Sequence[Path], **facts: Any) -> Path:
@@ -121,15 +112,151 @@ def join(directory: Path | str, each: Sequence[Path], **facts: Any) -> Path:
     Raises:
       InputError: a policy cannot be read, or their parameters differ in shape.
     """
-    loaded = [load(path) for path in each]
-    arrays = [_with_seed_axis(policy) for policy in loaded]
+    policies = [load(path) for path in each]
+    arrays = [_with_seed_axis(policy) for policy in policies]
     shapes = [{name: array.shape[1:] for name, array in flat.items()} for flat in arrays]
     if any(shape != shapes[0] for shape in shapes):
-        raise InputError(f"{str(directory)!r}: the policies to stack have parameters of different shapes.")
+        raise InputError(f"{str(directory)!r}: the policies to join have parameters of different shapes.")
     params = _nested({name: np.concatenate([flat[name] for flat in arrays]) for name in arrays[0]})
-    first = loaded[0]
-    seeds = [seed for policy in loaded for seed in policy.seeds]
-    return _write(Path(directory), params, first.study, first.config, first.spec, seeds, first.facts | facts)
+    seeds = [seed for policy in policies for seed in policy.seeds]
+    first = policies[0]
+    return _write(Path(directory), first._replace(params=params, seeds=seeds, facts=first.facts | jsonable(facts)))
+
+
+def load(directory: Path | str) -> SavedPolicy:
+    """Reads a policy back and verifies it.
+
+    Args:
+      directory: from `save`.
+
+    Raises:
+      InputError: a file is missing, too large, unreadable, changed, or does not describe what it holds; the message
+        names the file and the field.
+    """
+    directory = Path(directory)
+    description, arrays = files.read(directory)
+    if description["format"] == 1:
+        description["network"] = _network(description["config"], description["spec"])
+        files.check_network(directory / files.FACTS, description["network"])
+    kept = {name: description[name] for name in SavedPolicy._fields if name != "params"}
+    policy = SavedPolicy(params=_nested(arrays), **kept)
+    _check_shapes(directory / files.FACTS, policy, description["params"])
+    return policy
+
+
+def of_run(directory: Path | str) -> SavedPolicy:
+    """Reads the policy of a run, or of a directory that is one itself.
+
+    Raises:
+      InputError: there is none, or as for `load`.
+    """
+    directory = Path(directory).expanduser()
+    places = [directory / "policy", directory]
+    found = next((place for place in places if (place / files.FACTS).exists()), None)
+    if found is None:
+        raise InputError(
+            f"run={str(directory)!r} has no policy, which a run saves when it is complete: name another, or continue "
+            "this one with --resume."
+        )
+    return load(found)
+
+
+def of_seed(policy: SavedPolicy, seed: int | None = None) -> SavedPolicy:
+    """Returns the policy of one training seed, by default the first.
+
+    Raises:
+      InputError: it was not trained with that seed.
+    """
+    seed = policy.seeds[0] if seed is None else seed
+    if seed not in policy.seeds:
+        raise InputError(f"seed={seed} was not trained: choose one of {', '.join(map(str, policy.seeds))}.")
+    params = policy.params
+    if len(policy.seeds) > 1:
+        params = jax.tree.map(lambda leaf: leaf[policy.seeds.index(seed)], params)
+    return policy._replace(params=params, seeds=[seed])
+
+
+def act_fn(policy: SavedPolicy) -> Callable[..., Array]:
+    """Returns ``act(obs [D], key, *, deterministic) -> action [A]``, pure, for one observation.
+
+    Args:
+      policy: of one seed.
+
+    Raises:
+      InputError: it is of several seeds, or its network is not known.
+    """
+    if len(policy.seeds) > 1:
+        raise InputError("policy is of several seeds: choose one with of_seed.")
+    network, normaliser = _built(policy), policy.normaliser
+    params = jax.tree.map(jnp.asarray, policy.params)
+
+    def seen(obs: Array) -> Array:
+        if normaliser is None:
+            return obs
+        mean, std = (np.asarray(normaliser[name], np.float32) for name in ("mean", "std"))
+        return (obs - mean) / std
+
+    def act(obs: Array, key: Key, *, deterministic: bool) -> Array:
+        distribution = network.apply(params, seen(obs))
+        return distribution.mode() if deterministic else distribution.sample(key)
+
+    return act
+
+
+def export(policy: SavedPolicy, *, deterministic: bool = True) -> bytes:
+    """Returns the policy as a StableHLO program for any batch size, on CPU, CUDA, ROCm and TPU.
+
+    ``jax.export.deserialize(bytearray(program)).call`` runs it where JAX is installed and this library is not:
+    ``call(obs [B, D]) -> action [B, A]``, or with ``seed``, uint32 ``[]``, as second argument when it samples. The
+    parameters and the normaliser are inside; actions lie within the bounds of ``policy.spec``.
+
+    Args:
+      policy: of one seed.
+      deterministic: the mode of each action, or a draw.
+
+    Raises:
+      InputError: as for `act_fn`, or ``flatbuffers``, in which JAX writes the program, is not installed.
+    """
+    act = act_fn(policy)
+    (batch,) = jax.export.symbolic_shape("batch")
+    obs = jax.ShapeDtypeStruct((batch, policy.spec["obs_dim"]), jnp.float32)
+
+    def mode(obs: Array) -> Array:
+        return jax.vmap(lambda o: act(o, jax.random.key(0), deterministic=True))(obs)
+
+    def draw(obs: Array, seed: Array) -> Array:
+        keys = jax.random.split(jax.random.key(seed), obs.shape[0])
+        return jax.vmap(lambda o, k: act(o, k, deterministic=False))(obs, keys)
+
+    with _without_source_paths():
+        if deterministic:
+            exported = jax.export.export(jax.jit(mode), platforms=_PLATFORMS)(obs)
+        else:
+            seed = jax.ShapeDtypeStruct((), jnp.uint32)
+            exported = jax.export.export(jax.jit(draw), platforms=_PLATFORMS)(obs, seed)
+    try:
+        return bytes(exported.serialize())
+    except ImportError:
+        raise InputError("flatbuffers is missing, in which JAX writes programs: pip install flatbuffers.") from None
+
+
+def _write(directory: Path, policy: SavedPolicy) -> Path:
+    arrays = _flat(policy.params, "")
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    description: dict[str, Any] = {
+        "format": files.FORMAT,
+        **{name: getattr(policy, name) for name in SavedPolicy._fields if name != "params"},
+        "params": {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()},
+        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+    }
+    description["digest"] = files.digest(description)
+    files.check_network(directory / files.FACTS, description["network"])
+    files.check_normaliser(directory / files.FACTS, description["normaliser"], policy.spec["obs_dim"])
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / files.ARRAYS).write_bytes(buffer.getvalue())
+    (directory / files.FACTS).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return directory
 
 
 def _with_seed_axis(policy: SavedPolicy) -> dict[str, np.ndarray]:
@@ -137,43 +264,65 @@ def _with_seed_axis(policy: SavedPolicy) -> dict[str, np.ndarray]:
     return flat if len(policy.seeds) > 1 else {name: array[None] for name, array in flat.items()}
 
 
-def _write(
-    directory: Path,
-    params: PyTree,
-    study: str,
-    config: Mapping[str, Any],
-    spec: Mapping[str, Any],
-    seeds: list[int],
-    facts: Mapping[str, Any],
-) -> Path:
-    arrays = _flat(params, "")
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    description = {
-        "format": _FORMAT,
-        "study": study,
-        "config": jsonable(config),
-        "spec": dict(spec),
-        "seeds": seeds,
-        "facts": jsonable(facts),
-        "params": {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()},
-        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / _ARRAYS).write_bytes(buffer.getvalue())
-    (directory / _FACTS).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return directory
+def _versions() -> dict[str, str | None]:
+    """Versions by package; None for one that runs without being installed."""
+    found: dict[str, str | None] = dict.fromkeys(_PACKAGES)
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
-def _arrays(path: Path, raw: bytes) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def _without_source_paths() -> Iterator[None]:
+    """Keeps the paths and lines of the callers out of programs, so that a program depends on the policy alone."""
+    before = jax.config.values["jax_traceback_in_locations_limit"]
+    jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-            # Arrays are stored as they are; a file that would unfold to more than its own size is not ours.
-            if sum(member.file_size for member in archive.zip.infolist()) <= len(raw):
-                return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, MemoryError, AttributeError, zipfile.BadZipFile):
-        pass
-    raise InputError(f"{str(path)!r} is not an archive of plain arrays.")
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
+
+
+def _network(config: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The network that a config in our own names describes."""
+    if not {"policy_hidden", "policy_activation"} <= config.keys():
+        return None
+    bounds = [float(bound) for name in ("action_low", "action_high") for bound in spec[name]]
+    return {
+        "kind": "gaussian",
+        "hidden": config["policy_hidden"],
+        "activation": config["policy_activation"],
+        "squash": bool(np.all(np.isfinite(bounds))),
+    }
+
+
+def _built(policy: SavedPolicy) -> networks.Network:
+    if policy.network is None:
+        raise InputError(f"policy of study={policy.study!r} does not say what network it is, so it cannot act.")
+    return networks.gaussian_policy(
+        policy.spec["obs_dim"],
+        policy.spec["action_dim"],
+        policy.network["hidden"],
+        activation=policy.network["activation"],
+        squash=policy.network["squash"],
+    )
+
+
+def _check_shapes(path: Path, policy: SavedPolicy, described: Mapping[str, Any]) -> None:
+    if policy.network is None:
+        return
+    seeds = (len(policy.seeds),) if len(policy.seeds) > 1 else ()
+    wanted = jax.eval_shape(_built(policy).init, jax.random.key(0))
+    pairs = jax.tree_util.tree_leaves_with_path(wanted)
+    expected = {"/".join(str(part.key) for part in where): [*seeds, *leaf.shape] for where, leaf in pairs}
+    for name in sorted(expected.keys() ^ described.keys()):
+        raise files.refused(path, f"params.{name}", "is missing" if name in expected else "is not of this network")
+    for name, shape in expected.items():
+        if described[name]["shape"] != shape:
+            raise files.refused(
+                path, f"params.{name}.shape", f"is {described[name]['shape']}, the network's is {shape}"
+            )
 
 
 def _flat(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
@@ -184,7 +333,7 @@ def _flat(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
                 raise InputError(f"params has the name {name!r}: names must be strings without a slash.")
             found |= _flat(item, f"{prefix}/{name}" if prefix else name)
         return found
-    array = np.asarray(tree)
+    array = np.asarray(tree, order="C")
     if array.dtype.kind not in "fiub" or not prefix:
         raise InputError(f"params{'/' if prefix else ''}{prefix} is a {type(tree).__name__}: give dicts of arrays.")
     if not np.all(np.isfinite(array)):

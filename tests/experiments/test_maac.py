@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from experiments import curves, maac, maac_planning
+from experiments import maac, maac_planning
 from jaxhybrid.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -62,20 +62,4 @@ def test_bad_input_is_refused_before_anything_is_written(arguments, field, tmp_p
 def test_planning_refuses_what_is_no_run_or_no_planner(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
         maac_planning.main(["--run", str(tmp_path), *arguments])
-    assert not list(tmp_path.iterdir())
-
-
-def test_curves_draws_runs_and_overwrites_nothing(run, tmp_path):
-    figure = tmp_path / "curves.png"
-    assert curves.main([f"maac={run}", f"twice={run},{run}", "--out", str(figure)]) == 0
-    drawn = figure.read_bytes()
-    with pytest.raises(InputError, match="exists"):
-        curves.main([f"maac={run}", "--out", str(figure)])
-    assert figure.read_bytes() == drawn
-
-
-@pytest.mark.parametrize("item", ["no-label", "maac=", "maac=nowhere"])
-def test_curves_refuses_what_is_no_run(item, tmp_path):
-    with pytest.raises(InputError):
-        curves.main([item, "--out", str(tmp_path / "curves.png")])
     assert not list(tmp_path.iterdir())

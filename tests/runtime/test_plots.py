@@ -16,14 +16,6 @@ def test_one_figure_for_sweeps_single_seeds_and_a_reference(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_interval_is_students(tmp_path):
-    mean, low, high = plots._interval(np.array([[1.0, 2.0, 3.0]]))
-    # t(0.975, 2 degrees) = 4.302653; standard error 1 / sqrt(3).
-    np.testing.assert_allclose(
-        [mean[0], low[0], high[0]], [2.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5], rtol=1e-6
-    )
-
-
 def test_nothing_to_draw_is_refused(tmp_path):
     with pytest.raises(InputError, match="'a' has no finite"):
         plots.learning_curves({"a": [{"env/steps": 1, "eval/return": np.nan}]}, tmp_path / "x.png")

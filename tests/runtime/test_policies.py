@@ -1,55 +1,126 @@
-import hashlib
-import io
-import json
+"""Policies that are saved, read back, and exported."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxhybrid import networks
+from jaxhybrid.envs import pendulum
 from jaxhybrid.errors import InputError
+from jaxhybrid.ops.gaussian import Gaussian, TanhGaussian
 from jaxhybrid.runtime import policies
 from tests.runtime import toy
 
+CONFIG = {"policy_hidden": (4, 5), "policy_activation": "tanh"}
+OBS = jnp.array([[0.3, -0.2, 1.0], [2.0, 0.1, -0.5]])
 
-def save(directory, params=None):
-    params = {"params": {"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.arange(3)}}} if params is None else params
-    spec = toy.env().spec
-    return policies.save(directory, params=params, study="toy", config={"h": (1, 2)}, spec=spec, seeds=[3], iteration=7)
+
+def params_of(seed, squash=True):
+    return networks.gaussian_policy(3, 1, (4, 5), activation="tanh", squash=squash).init(jax.random.key(seed))
+
+
+def save(directory, seeds=(3,), **options):
+    several = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(params_of, seeds))
+    params = params_of(seeds[0]) if len(seeds) == 1 else several
+    options = {"config": CONFIG, "spec": pendulum.make().spec, "study": "maac"} | options
+    return policies.save(directory, params=params, seeds=list(seeds), iteration=7, **options)
 
 
 def test_a_policy_comes_back_and_explains_itself(tmp_path):
     loaded = policies.load(save(tmp_path / "policy"))
-    np.testing.assert_array_equal(loaded.params["params"]["Dense_0"]["bias"], [0, 1, 2])
-    assert loaded.config == {"h": [1, 2]} and loaded.seeds == [3] and loaded.facts == {"iteration": 7}
-    assert loaded.spec["name"] == "toy" and loaded.spec["action_high"] == ["inf"]
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params_of(3))
+    assert loaded.config == {"policy_hidden": [4, 5], "policy_activation": "tanh"}
+    assert loaded.seeds == [3] and loaded.facts == {"iteration": 7}
+    assert loaded.network == {"kind": "gaussian", "hidden": [4, 5], "activation": "tanh", "squash": True}
+    assert loaded.spec["name"] == "pendulum" and loaded.versions["jax"] == jax.__version__
 
 
-@pytest.mark.parametrize("name", ["params.npz", "policy.json"])
-def test_every_flipped_bit_that_matters_is_noticed(tmp_path, name):
-    path = save(tmp_path / "policy") / name
-    content = bytearray(path.read_bytes())
-    content[content.index(b"kernel")] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=name):
-        policies.load(tmp_path / "policy")
+def test_actions_are_those_of_the_network(tmp_path):
+    act = policies.act_fn(policies.load(save(tmp_path / "policy")))
+    distribution = networks.gaussian_policy(3, 1, (4, 5), activation="tanh").apply(params_of(3), OBS[0])
+    assert isinstance(distribution, TanhGaussian)
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(act(OBS[0], key, deterministic=True), distribution.mode())
+    np.testing.assert_array_equal(act(OBS[0], key, deterministic=False), distribution.sample(key))
 
 
-def test_pickles_are_never_opened(tmp_path):
-    directory = save(tmp_path / "policy")
-    buffer = io.BytesIO()
-    np.savez(buffer, x=np.array([object()], dtype=object))
-    (directory / "params.npz").write_bytes(buffer.getvalue())
-    facts = json.loads((directory / "policy.json").read_text())
-    facts["sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
-    (directory / "policy.json").write_text(json.dumps(facts))
-    with pytest.raises(InputError, match=r"params\.npz"):
-        policies.load(directory)
+def test_unbounded_actions_are_not_squashed(tmp_path):
+    spec = toy.env().spec._replace(obs_dim=3)
+    loaded = policies.load(save(tmp_path / "policy", spec=spec))
+    assert loaded.network["squash"] is False and loaded.spec["action_high"] == ["inf"]
+    wanted = networks.gaussian_policy(3, 1, (4, 5), activation="tanh", squash=False).apply(params_of(3), OBS[0])
+    assert isinstance(wanted, Gaussian)
+    action = policies.act_fn(loaded)(OBS[0], jax.random.key(0), deterministic=True)
+    np.testing.assert_array_equal(action, wanted.mean)
+
+
+def test_the_normaliser_comes_first(tmp_path):
+    mean, std = np.array([1.0, -2.0, 0.5], np.float32), np.array([2.0, 0.5, 4.0], np.float32)
+    plain = policies.act_fn(policies.load(save(tmp_path / "plain")))
+    scaled = policies.act_fn(policies.load(save(tmp_path / "scaled", normaliser={"mean": mean, "std": std})))
+    key = jax.random.key(0)
+    np.testing.assert_allclose(
+        scaled(mean + std * OBS[0], key, deterministic=True), plain(OBS[0], key, deterministic=True), rtol=1e-5
+    )
+
+
+def test_each_seed_is_a_policy(tmp_path):
+    loaded = policies.load(save(tmp_path / "policy", seeds=(3, 4)))
+    for seed in (3, 4):
+        one = policies.of_seed(loaded, seed)
+        assert one.seeds == [seed]
+        jax.tree.map(np.testing.assert_array_equal, one.params, params_of(seed))
+    assert policies.of_seed(loaded).seeds == [3]
+    with pytest.raises(InputError, match="seed=5 was not trained: choose one of 3, 4"):
+        policies.of_seed(loaded, 5)
+    with pytest.raises(InputError, match="of_seed"):
+        policies.act_fn(loaded)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_an_exported_program_gives_the_same_actions_for_every_batch_size(tmp_path, deterministic):
+
+    policy = policies.load(save(tmp_path / "policy", normaliser={"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}))
+    program = policies.export(policy, deterministic=deterministic)
+    assert program == policies.export(policy, deterministic=deterministic) and b".py" not in program
+    exported = jax.export.deserialize(bytearray(program))
+    assert set(exported.platforms) >= {"cpu", "cuda", "tpu"}
+    act = policies.act_fn(policy)
+    for obs in (OBS, OBS[:1]):
+        keys = jax.random.split(jax.random.key(5), len(obs))
+        wanted = jax.vmap(lambda o, k: act(o, k, deterministic=deterministic))(obs, keys)
+        actions = exported.call(obs) if deterministic else exported.call(obs, np.uint32(5))
+        np.testing.assert_allclose(actions, wanted, rtol=1e-6, atol=1e-7)
+    if not deterministic:
+        assert np.all(exported.call(OBS, np.uint32(6)) != exported.call(OBS, np.uint32(5)))
+
+
+def test_a_policy_of_an_unknown_network_is_read_but_cannot_act(tmp_path):
+    loaded = policies.load(save(tmp_path / "policy", config={"width": 3}))
+    assert loaded.network is None
+    with pytest.raises(InputError, match="study='maac' does not say what network"):
+        policies.act_fn(loaded)
 
 
 @pytest.mark.parametrize("params", [{"a": object()}, jnp.ones(2), {"a/b": jnp.ones(2)}, {"a": jnp.asarray(jnp.nan)}])
 def test_what_cannot_be_saved_is_refused(tmp_path, params):
     with pytest.raises(InputError, match="params"):
-        save(tmp_path / "policy", params)
+        policies.save(tmp_path / "policy", params=params, study="toy", config={}, spec=pendulum.make().spec, seeds=[0])
+    assert not (tmp_path / "policy").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"normaliser": {"mean": [0.0] * 3, "std": [1.0, 0.0, 1.0]}}, "normaliser.std"),
+        ({"normaliser": {"mean": [0.0] * 2, "std": [1.0] * 2}}, "normaliser.mean"),
+        ({"network": {"kind": "gaussian", "hidden": [0], "activation": "relu", "squash": True}}, "network.hidden"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_saved(tmp_path, options, field):
+    with pytest.raises(InputError, match=field):
+        save(tmp_path / "policy", **options)
     assert not (tmp_path / "policy").exists()
 
 
