@@ -60,13 +60,15 @@ def of_run(directory: Path, *, episode: bool) -> tuple[str, list[str]]:
 
 
 def _summary(identity: Mapping[str, Any], rows: Records) -> str:
-    values = [("seeds", str(identity.get("seeds"))), ("iterations", str(_last(rows, "iteration")))]
+    seeds, sweep = identity.get("seeds") or [], identity.get("sweep") or {}
+    values = [("seeds", str(len(seeds))), *((f"values of {name}", str(len(each))) for name, each in sweep.items())]
+    values.append(("iterations", str(_last(rows, "iteration"))))
     values.append(("environment steps", _number(_last(rows, "env/steps"))))
     final = _last(rows, "eval/return")
     if final is not None:
-        seeds = np.atleast_1d(np.asarray(final, np.float64))
-        spread = f" ± {seeds.std(ddof=1):,.1f}" if seeds.size > 1 else ""
-        over = "mean ± std over seeds" if spread else "1 seed"
+        each = np.atleast_1d(np.asarray(final, np.float64))
+        spread = f" ± {each.std(ddof=1):,.1f}" if each.size > 1 else ""
+        over = "mean ± std over all runs" if spread else "1 seed"
         values.append((f"final evaluation return, {over}", _number(final) + spread))
     values.append(("training time", _duration(_last(rows, "time/elapsed"))))
     values.append(("updates refused, not finite", _number(_last(rows, "guard/nonfinite"))))
