@@ -313,8 +313,12 @@ def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> i
     start = checkpoint.steps(run.checkpoints)[-1]
     failed = np.flatnonzero(np.atleast_1d(streak) >= run.options.max_nonfinite) + run.options.seed
     if not capsule.exists():
-        shutil.copytree(run.checkpoints / f"{start:08d}", capsule / "checkpoints" / f"{start:08d}")
+        # Renamed when it is whole, so that a kill or a full disk leaves none that does not replay.
+        partial = run.directory / f".{capsule.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(run.checkpoints / f"{start:08d}", partial / "checkpoints" / f"{start:08d}")
         facts = {
+            "format": 1,
             "reason": reason,
             "seeds": failed.tolist(),
             "checkpoint_iteration": start,
@@ -322,7 +326,8 @@ def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> i
             "iterations_to_replay": position.iteration - start,
             "identity": records.jsonable(run.identity),
         }
-        (capsule / "capsule.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (partial / "capsule.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        partial.rename(capsule)
     who = f" (seed {', '.join(map(str, failed))})" if failed.size else ""
     console.error(f"{reason}{who} by iteration {position.iteration}; it replays from {capsule}.")
     return NONFINITE_EXIT
