@@ -105,6 +105,8 @@ def make(config: Config, env: Env | HostEnv) -> System:
             learn_key,
         )
         metrics |= learnt
+        if config.needs_model:
+            metrics["model/nonfinite"] = state.ensemble.nonfinite
         metrics |= {
             "env/steps": state.env_steps,
             "train/updates": state.updates,

@@ -48,7 +48,9 @@ def test_a_run_keeps_its_structure_and_counts():
     for name, value in metrics[2].items():
         assert value.shape == ()
         assert np.isfinite(value) or name.startswith("collect/"), name
-    assert metrics[2]["guard/nonfinite"] == 0
+    assert metrics[2]["guard/nonfinite"] == metrics[2]["model/nonfinite"] == 0
+    # Adam moves a parameter by about its step size, so the ratio is small, and not nothing.
+    assert 0 < metrics[2]["actor/update_ratio"] < 0.1 and 0 < metrics[2]["critic/update_ratio"] < 0.1
 
 
 def test_a_run_is_one_compilation():
@@ -336,8 +338,11 @@ def ending_model(obs, action, noise):
 def test_released_expansion_puts_all_the_weight_on_the_one_step_target(released):
     parts = maac_updates.make_parts(dataclasses.replace(SMOKE, released_steve=released), SPEC)
     batch = rows_of(cases.host_batch(3, num_steps=8))
-    targets, weight = jax.jit(partial(maac_updates.critic_targets, parts, linear_model))(learner(), batch, KEY)
+    targets, aux = jax.jit(partial(maac_updates.critic_targets, parts, linear_model))(learner(), batch, KEY)
     assert targets.shape == (16,)
+    weight = aux["model_weight"]
+    # With one model step the expected depth is the weight of that step.
+    np.testing.assert_allclose(aux["effective_horizon"], weight, atol=1e-6)
     if released:
         assert weight < 1e-5
     else:
