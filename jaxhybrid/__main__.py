@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jaxhybrid.errors import unknown
 from jaxhybrid.runtime import cli
 
-COMMANDS = ("compare", "report", "play", "export", "doctor")
+COMMANDS = ("compare", "report", "play", "export", "replay", "doctor")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxhybrid.types import Array, PyTree
 
-__all__ = ["all_finite", "axpy", "cosine", "dot", "lerp", "norm", "where"]
+__all__ = ["all_finite", "axpy", "cosine", "dot", "lerp", "norm", "relative_change", "where"]
 
 
 def dot(x: PyTree, y: PyTree) -> Array:
@@ -27,6 +27,14 @@ def cosine(x: PyTree, y: PyTree, *, epsilon: float = 0.0) -> Array:
     scale = norm(x) * norm(y) + epsilon
     zero = scale == 0
     return jnp.where(zero, 0.0, dot(x, y) / jnp.where(zero, 1.0, scale))
+
+
+def relative_change(before: PyTree, after: PyTree) -> Array:
+    """Returns ``|after - before| / |before|``, ``[]``; 0 from the origin, where it has no meaning."""
+    scale = norm(before)
+    zero = scale == 0
+    change = norm(jax.tree.map(jnp.subtract, after, before))
+    return jnp.where(zero, 0.0, change / jnp.where(zero, 1.0, scale))
 
 
 def axpy(a: Array | float, x: PyTree, y: PyTree) -> PyTree:

@@ -276,8 +276,12 @@ def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> i
     failed = np.flatnonzero(np.atleast_1d(streak) >= run.options.max_nonfinite)
     labels = [run.group[int(i)].label for i in failed]
     if not capsule.exists():
-        shutil.copytree(run.checkpoints / f"{start:08d}", capsule / "checkpoints" / f"{start:08d}")
+        # Renamed when it is whole, so that a kill or a full disk leaves none that does not replay.
+        partial = run.directory / f".{capsule.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(run.checkpoints / f"{start:08d}", partial / "checkpoints" / f"{start:08d}")
         facts = {
+            "format": 1,
             "reason": reason,
             "members": labels,
             "checkpoint_iteration": start,
@@ -285,7 +289,8 @@ def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> i
             "iterations_to_replay": position.iteration - start,
             "identity": records.jsonable(run.identity),
         }
-        (capsule / "capsule.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (partial / "capsule.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        partial.rename(capsule)
     who = f" ({', '.join(labels)})" if labels else ""
     console.error(f"{reason}{who} by iteration {position.iteration}; it replays from {capsule}.")
     return NONFINITE_EXIT

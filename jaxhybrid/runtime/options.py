@@ -59,6 +59,9 @@ class RunOptions:
     max_nonfinite: int = 100
     """Updates refused in a row, because something in them was not finite, after which the run stops."""
 
+    diagnose: bool = False
+    """Also record the signal-to-noise ratio of every gradient, from the parts of each batch; it costs time."""
+
     progress: bool = True
     """Show a progress bar."""
     quiet: bool = False

@@ -17,6 +17,8 @@ from jaxhybrid.types import Env, HostEnv, PyTree, System
 
 __all__ = ["train"]
 
+_DIAGNOSED_PARTS = 4
+
 
 def train(
     make: Callable[[Any, Any], System],
@@ -56,6 +58,8 @@ def train(
         without a command. Nothing was written then.
     """
     options = checked(options)
+    if options.diagnose:
+        config = _diagnosed(config)
     total = options.iterations or iterations
     group = members(options, config)
     # Every number of a sweep is checked here, before anything is traced or written.
@@ -118,6 +122,12 @@ def _finish(
             iteration=result.iteration,
             numbers=[member.numbers for member in group],
         )
+
+
+def _diagnosed(config: Any) -> Any:
+    if not hasattr(config, "diagnose_parts"):
+        raise InputError("diagnose: this study has no diagnosis; leave the option out.")
+    return dataclasses.replace(config, diagnose_parts=config.diagnose_parts or _DIAGNOSED_PARTS)
 
 
 def _identity(

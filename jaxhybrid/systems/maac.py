@@ -19,6 +19,7 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.sharding import spread
 from jaxhybrid.systems import maac_updates as updates
 from jaxhybrid.systems.maac_config import Config, checked, presets
+from jaxhybrid.systems.maac_diagnosis import DIAGNOSIS_METRICS, diagnose
 from jaxhybrid.systems.maac_updates import Learner, Parts
 from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, Metrics, StepFn, System, Transition
 
@@ -98,6 +99,7 @@ def make(config: Config, env: Env | HostEnv) -> System:
         state = _insert(parts, state._replace(key=next_key), batch, split_key)
 
         names = updates.UPDATE_METRICS + (updates.FIT_METRICS if config.needs_model else ())
+        names += DIAGNOSIS_METRICS if config.diagnose_parts else ()
         state, learnt = jax.lax.cond(
             state.env_steps >= config.initial_steps,
             partial(_learn, parts, earlier_real),
@@ -106,6 +108,8 @@ def make(config: Config, env: Env | HostEnv) -> System:
             learn_key,
         )
         metrics |= learnt
+        if config.needs_model:
+            metrics["model/nonfinite"] = state.ensemble.nonfinite
         metrics |= {
             "env/steps": state.env_steps,
             "train/updates": state.updates,
@@ -180,7 +184,9 @@ def _learn(parts: Parts, replay: Any, state: State, key: Key) -> tuple[State, di
         def update(current: Learner, update_key: Key) -> tuple[Learner, dict[str, Array]]:
             sample_key, learn_key = jax.random.split(update_key)
             batch = updates.sample(parts, replay, imagined, sample_key)  # line 8
-            return updates.update(parts, step_fn, current, batch, learn_key)  # lines 10-11
+            diagnosis = diagnose(parts, step_fn, current, batch, learn_key) if config.diagnose_parts else {}
+            updated, logged = updates.update(parts, step_fn, current, batch, learn_key)  # lines 10-11
+            return updated, logged | diagnosis
 
         update_keys = jax.random.split(updates_key, config.updates_per_iteration // config.model_refreshes)
         learner, logged = jax.lax.scan(update, learner, update_keys)

@@ -138,6 +138,9 @@ class Config:
     stochastic_evaluation: bool = False
     """As released: evaluation samples actions instead of taking the mode."""
 
+    diagnose_parts: int = 0
+    """Parts of each batch whose gradients are compared for the signal-to-noise ratio of actor and critic; 0: none."""
+
     @property
     def real_batch_size(self) -> int:
         """Real rows in a batch."""
@@ -174,6 +177,8 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     for name in _POSITIVE:
         if not (getattr(config, name) > 0 and math.isfinite(getattr(config, name))):
             raise InputError(f"{name}={getattr(config, name)} must be positive.")
+    if config.diagnose_parts < 0 or config.diagnose_parts == 1:
+        raise InputError(f"diagnose_parts={config.diagnose_parts} must be at least 2, or 0 for no diagnosis.")
     for name in ("horizon", "steve_horizon"):
         if getattr(config, name) < 0:
             raise InputError(f"{name}={getattr(config, name)} must not be negative; 0 uses no model there.")
@@ -201,6 +206,11 @@ def checked(config: Config, spec: EnvSpec) -> Config:
         members = config.ensemble_size
         divisions += [("model_rollouts", config.model_rollouts, "ensemble_size", members)]
         divisions += [("batch_size", config.batch_size, "ensemble_size", members)]
+    if config.diagnose_parts:
+        divisions += [("batch_size", config.batch_size, "diagnose_parts", config.diagnose_parts)]
+        if config.needs_model:
+            each = ("ensemble_size x diagnose_parts", config.ensemble_size * config.diagnose_parts)
+            divisions += [("batch_size", config.batch_size, *each)]
     for name, value, by, divisor in divisions:
         if value % divisor:
             nearest = max(divisor, round(value / divisor) * divisor)

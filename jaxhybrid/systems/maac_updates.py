@@ -50,11 +50,14 @@ FIT_METRICS = ("model/epochs", "model/train_loss", "model/validation_loss")
 UPDATE_METRICS = (
     "actor/entropy",
     "actor/grad_norm",
+    "actor/update_ratio",
     "actor/value",
+    "critic/effective_horizon",
     "critic/grad_norm",
     "critic/loss",
     "critic/model_weight",
     "critic/q",
+    "critic/update_ratio",
     "temperature",
 )
 
@@ -231,7 +234,7 @@ def update(
     (_, policy_aux), policy_grads = jax.value_and_grad(actor_loss, has_aux=True)(
         learner.policy_params, batch.obs, policy_key, parts=parts, step_fn=step_fn, learner=learner
     )
-    targets, model_weight = critic_targets(parts, step_fn, learner, batch, target_key)
+    targets, targets_aux = critic_targets(parts, step_fn, learner, batch, target_key)
     critic_loss = batched(partial(critic_losses.squared_error, q_fn=parts.critic.apply))
     (critic_value, critic_aux), critic_grads = jax.value_and_grad(critic_loss, has_aux=True)(
         learner.critic_params, (batch.obs, batch.action, targets), critic_key
@@ -253,12 +256,13 @@ def update(
         "actor/value": policy_aux["value"],
         "actor/entropy": -policy_aux["log_prob"],
         "actor/grad_norm": trees.norm(policy_grads),
+        "actor/update_ratio": trees.relative_change(learner.policy_params, policy_params),
         "critic/loss": critic_value,
         "critic/q": critic_aux["q"],
         "critic/grad_norm": trees.norm(critic_grads),
-        "critic/model_weight": model_weight,
+        "critic/update_ratio": trees.relative_change(learner.critic_params, critic_params),
         "temperature": temperature,
-    }
+    } | {f"critic/{name}": value for name, value in targets_aux.items()}
     return Learner(
         policy_params=policy_params,
         critic_params=critic_params,
@@ -314,8 +318,10 @@ def actor_loss(
     return jnp.mean(values), jax.tree.map(jnp.mean, aux)
 
 
-def critic_targets(parts: Parts, step_fn: StepFn, learner: Learner, batch: Transition, key: Key) -> tuple[Array, Array]:
-    """Critic targets ``[B]`` and the mean weight of the model in them ``[]``."""
+def critic_targets(
+    parts: Parts, step_fn: StepFn, learner: Learner, batch: Transition, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """Critic targets ``[B]``, and means of the model's weight in them and of their depth, ``sum_h h w_h``."""
     config = parts.config
     size = batch.reward.shape[0]
     policy_fn = partial(parts.policy.apply, learner.policy_params)
@@ -328,7 +334,7 @@ def critic_targets(parts: Parts, step_fn: StepFn, learner: Learner, batch: Trans
     expand = partial(bind(critic_losses.expansion_values), step_fn=step_fn, horizon=config.steve_horizon)
     if config.steve_horizon == 0:
         values = jax.vmap(expand)(batch, jax.random.split(key, size))  # [B, 1, C]
-        return jnp.min(values[:, 0], axis=-1), jnp.zeros(())
+        return jnp.min(values[:, 0], axis=-1), {"model_weight": jnp.zeros(()), "effective_horizon": jnp.zeros(())}
     if config.released_steve:
         values = _shared_path_values(parts, step_fn, batch, key, policy_fn, bind(critic_losses.path_targets))
         # One smallest value of depth 0, shared by all models: its variance is zero, so it gets all the weight.
@@ -338,7 +344,9 @@ def critic_targets(parts: Parts, step_fn: StepFn, learner: Learner, batch: Trans
         values = _member_path_values(parts, batch, key, expand)
         floor = config.steve_floor * jnp.var(jnp.mean(values[:, :, 0], axis=(1, 2))) + 1e-8
     targets, weights = jax.vmap(lambda v: critic_losses.steve_target(v, epsilon=floor))(values)
-    return targets, jnp.mean(1.0 - weights[:, 0])
+    weight = jnp.mean(weights, axis=0)
+    depth = jnp.arange(config.steve_horizon + 1, dtype=weight.dtype)
+    return targets, {"model_weight": 1.0 - weight[0], "effective_horizon": depth @ weight}
 
 
 def _member_path_values(parts: Parts, batch: Transition, key: Key, expand: Callable[..., Array]) -> Array:

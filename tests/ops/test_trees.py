@@ -19,6 +19,13 @@ def test_products_and_angles():
     assert trees.cosine(X, X, epsilon=14.0) == pytest.approx(0.5)
 
 
+def test_relative_change():
+    assert trees.relative_change(X, Y) == pytest.approx((3**2 + 3**2 + 1) ** 0.5 / 14**0.5)
+    assert trees.relative_change(X, X) == 0
+    assert trees.relative_change(ZERO, X) == 0
+    assert np.isnan(trees.relative_change(X, {"a": jnp.array([jnp.nan, 2.0]), "b": (jnp.array([[3.0]]),)}))
+
+
 def test_empty_trees():
     assert trees.dot({}, {}) == 0
     assert bool(trees.all_finite({}))

@@ -220,6 +220,7 @@ def test_the_second_interrupt_does_not_wait_for_the_iteration(tmp_path):
         ({"keep_last": 0}, "keep_last=0"),
         ({"resume": True, "out": None}, "--out"),
         ({"seeds": "x"}, "a range such as"),
+        ({"diagnose": True}, "no diagnosis"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(tmp_path, monkeypatch, options, message):

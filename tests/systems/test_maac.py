@@ -48,7 +48,9 @@ def test_a_run_keeps_its_structure_and_counts():
     for name, value in metrics[2].items():
         assert value.shape == ()
         assert np.isfinite(value) or name.startswith("collect/"), name
-    assert metrics[2]["guard/nonfinite"] == 0
+    assert metrics[2]["guard/nonfinite"] == metrics[2]["model/nonfinite"] == 0
+    # Adam moves a parameter by about its step size, so the ratio is small, and not nothing.
+    assert 0 < metrics[2]["actor/update_ratio"] < 0.1 and 0 < metrics[2]["critic/update_ratio"] < 0.1
 
 
 def test_a_run_is_one_compilation():
@@ -336,8 +338,11 @@ def ending_model(obs, action, noise):
 def test_released_expansion_puts_all_the_weight_on_the_one_step_target(released):
     parts = maac_updates.make_parts(dataclasses.replace(SMOKE, released_steve=released), SPEC)
     batch = rows_of(cases.host_batch(3, num_steps=8))
-    targets, weight = jax.jit(partial(maac_updates.critic_targets, parts, linear_model))(learner(), batch, KEY)
+    targets, aux = jax.jit(partial(maac_updates.critic_targets, parts, linear_model))(learner(), batch, KEY)
     assert targets.shape == (16,)
+    weight = aux["model_weight"]
+    # With one model step the expected depth is the weight of that step.
+    np.testing.assert_allclose(aux["effective_horizon"], weight, atol=1e-6)
     if released:
         assert weight < 1e-5
     else:
@@ -460,3 +465,18 @@ def test_a_model_needs_an_end_that_it_can_see():
     with pytest.raises(InputError, match="no model can know when"):
         maac.make(SMOKE, blind)
     assert callable(maac.make(maac.presets["smoke/sac"], blind).step)
+
+
+def test_a_diagnosis_adds_signal_to_noise_ratios_and_changes_nothing_else():
+    states, metrics = cases.run("smoke", 3)
+    diagnosed, with_snr = cases.run("smoke", 3, diagnose_parts=2)
+    assert jax.tree.all(jax.tree.map(lambda x, y: bool(jnp.all(x == y)), diagnosed[-1].learner, states[-1].learner))
+    added = with_snr[-1].keys() - metrics[-1].keys()
+    assert added == {"actor/snr", "critic/snr"}
+    assert all(np.isfinite(with_snr[-1][name]) and with_snr[-1][name] > -1.0 for name in added)
+
+
+@pytest.mark.parametrize(("parts", "message"), [(1, "diagnose_parts=1"), (-2, "diagnose_parts=-2"), (5, "batch_size")])
+def test_a_diagnosis_that_does_not_divide_the_batch_is_refused(parts, message):
+    with pytest.raises(InputError, match=message):
+        cases.build("smoke", diagnose_parts=parts)
