@@ -18,8 +18,8 @@ def gradient_snr(
 ) -> tuple[PyTree, dict[str, Array]]:
     """The gradient of a batch and its signal-to-noise ratio, from the gradients ``g_i`` of ``k`` parts of the batch.
 
-    ``snr = k |mean_i g_i|^2 / sum_j var_j - 1`` over components j. Since ``E |mean|^2 = |E g|^2 + sum_j var_j / k``, the
-    last term removes what noise alone would give.
+    ``snr = k |mean_i g_i|^2 / sum_j var_j - 1`` over components j. Since ``E |mean|^2 = |E g|^2 + sum_j var_j / k``,
+    the last term removes what noise alone would give.
 
     Estimates: ``|E g|^2 / tr Cov g`` of the gradient ``g`` of the whole batch.
     Unbiased when: in the limit of many parts or parameters; for Gaussian gradients of ``d`` components the expectation
