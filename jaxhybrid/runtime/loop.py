@@ -275,24 +275,29 @@ def _abort(run: _Run, position: _Position, reason: str, streak: np.ndarray) -> i
     start = checkpoint.steps(run.checkpoints)[-1]
     failed = np.flatnonzero(np.atleast_1d(streak) >= run.options.max_nonfinite)
     labels = [run.group[int(i)].label for i in failed]
-    if not capsule.exists():
-        # Renamed when it is whole, so that a kill or a full disk leaves none that does not replay.
-        partial = run.directory / f".{capsule.name}.partial"
+    # Renamed when it is whole, so that a kill leaves none that does not replay.
+    partial = run.directory / f".{capsule.name}.partial"
+    facts = {
+        "format": 1,
+        "reason": reason,
+        "members": labels,
+        "checkpoint_iteration": start,
+        "failed_by_iteration": position.iteration,
+        "iterations_to_replay": position.iteration - start,
+        "identity": records.jsonable(run.identity),
+    }
+    try:
+        if not capsule.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(run.checkpoints / f"{start:08d}", partial / "checkpoints" / f"{start:08d}")
+            (partial / "capsule.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            partial.rename(capsule)
+        how = f"it replays from {capsule}"
+    except OSError as trouble:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(run.checkpoints / f"{start:08d}", partial / "checkpoints" / f"{start:08d}")
-        facts = {
-            "format": 1,
-            "reason": reason,
-            "members": labels,
-            "checkpoint_iteration": start,
-            "failed_by_iteration": position.iteration,
-            "iterations_to_replay": position.iteration - start,
-            "identity": records.jsonable(run.identity),
-        }
-        (partial / "capsule.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        partial.rename(capsule)
+        how = f"no capsule could be written ({trouble.strerror or trouble})"
     who = f" ({', '.join(labels)})" if labels else ""
-    console.error(f"{reason}{who} by iteration {position.iteration}; it replays from {capsule}.")
+    console.error(f"{reason}{who} by iteration {position.iteration}; {how}.")
     return NONFINITE_EXIT
 
 

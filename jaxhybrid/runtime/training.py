@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import console, devices, loop, parts, plots, policies, records
+from jaxhybrid.runtime import console, devices, lock, loop, parts, plots, policies, records
 from jaxhybrid.runtime.members import Member, configured, members, swept
 from jaxhybrid.runtime.options import RunOptions, checked, seeds
 from jaxhybrid.types import Env, HostEnv, PyTree, System
@@ -79,7 +79,12 @@ def train(
     if devices.is_first():
         records.open_run(directory, identity, dataclasses.asdict(options), resume=options.resume)
     devices.barrier("the directory is open")
-    if not apart:
+    try:
+        if apart:
+            console.say(f"{directory}: {len(group)} processes, at most {options.jobs or len(parts.cores())} at a time")
+            done, exit_code = parts.run(directory, options, group, command or (), total)
+            _draw(directory, identity, title)
+            return loop.RunResult(directory, None, done, exit_code)
         result = loop.run(
             system_fn,
             env,
@@ -92,10 +97,8 @@ def train(
         )
         _finish(result, identity, group, title, env, policy_params)
         return result
-    console.say(f"{directory}: {len(group)} processes, at most {options.jobs or len(parts.cores())} at a time")
-    done, exit_code = parts.run(directory, options, group, command or (), total)
-    _draw(directory, identity, title)
-    return loop.RunResult(directory, None, done, exit_code)
+    finally:
+        lock.release(directory)
 
 
 def _finish(

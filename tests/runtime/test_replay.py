@@ -1,6 +1,7 @@
 """Failures that replay: where the first value came from that was not finite, on functions, the toy and MAAC."""
 
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -96,6 +97,17 @@ def test_a_host_environment_replays(tmp_path):
     finding = replay.replay(replay.read(path), toy.make, config, toy.host_env())
     assert finding.iteration == 5 and finding.leaves == (".params['gain'][0]", ".momentum['gain'][0]")
     assert finding.origin.what == "nan from select_n"
+
+
+def test_a_capsule_that_finds_no_room_is_said_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    result = toy.run(toy.Config(poison_at=5), out=str(tmp_path / "run"), max_nonfinite=3, checkpoint_every=2)
+    assert result.exit_code == loop.NONFINITE_EXIT
+    assert "no capsule could be written (No space left on device)" in capsys.readouterr().err
+    assert not [path for path in result.directory.iterdir() if "capsule" in path.name]
 
 
 TINY = {"model_max_epochs": 1, "updates_per_iteration": 4, "policy_hidden": (8,), "critic_hidden": (8,)}
