@@ -15,10 +15,18 @@ import numpy as np
 import pytest
 
 from jaxhybrid import envs, estimators, losses, systems
+from jaxhybrid.losses.abstract import (
+    disambiguation_loss,
+    discount_loss,
+    reward_loss,
+    transition_loss,
+    volume_loss,
+)
 from jaxhybrid.losses.critic import entropy_temperature_loss, squared_error
+from jaxhybrid.losses.gradient_matching import critic_slope_loss, gradient_matching_loss
 from jaxhybrid.losses.pathwise import maac_loss
 from jaxhybrid.ops.gaussian import TanhGaussian
-from jaxhybrid.types import Env, System, TimeStep
+from jaxhybrid.types import Env, System, TimeStep, Transition
 from tests.systems import cases
 
 KEY = jax.random.key(0)
@@ -56,6 +64,18 @@ def q_fn(obs, action):
     return jnp.stack([-jnp.sum(obs**2) + action[0], -jnp.sum(jnp.abs(obs)) - action[1] ** 2])
 
 
+ABSTRACT = {"encoder": jnp.array([[1.3, -0.2, 0.1], [0.4, 0.9, -0.6]]), "head": jnp.array([0.3, -0.7])}
+STEP = Transition(OBS, jnp.array(1), jnp.array(0.4), jnp.array(1.0), 0.5 * OBS)
+
+
+def encode_fn(params, obs):
+    return params["encoder"] @ obs
+
+
+def head_fn(params, z, action):
+    return params["head"] @ z + 0.1 * action
+
+
 WALK = {"policy_fn": policy_fn, "step_fn": step_fn, "horizon": 2, "gamma": 0.9}
 
 LOSSES = {
@@ -66,6 +86,32 @@ LOSSES = {
         {"q_fn": lambda params, obs, action: params * jnp.sum(obs) + action[:1]},
     ),
     entropy_temperature_loss: (jnp.array(-0.3), jnp.array(1.2), {"target_entropy": -2.0}),
+    transition_loss: (
+        ABSTRACT,
+        STEP,
+        {"encode_fn": encode_fn, "dynamics_fn": lambda params, z, action: z + params["head"] * action},
+    ),
+    reward_loss: (ABSTRACT, STEP, {"encode_fn": encode_fn, "reward_fn": head_fn}),
+    discount_loss: (ABSTRACT, STEP, {"encode_fn": encode_fn, "discount_fn": head_fn, "gamma": 0.9}),
+    disambiguation_loss: (ABSTRACT, (OBS, 0.5 * OBS), {"encode_fn": encode_fn}),
+    volume_loss: (ABSTRACT, 2.0 * OBS, {"encode_fn": encode_fn}),
+    gradient_matching_loss: (
+        ABSTRACT,
+        (OBS, jnp.array(1)),
+        {
+            "encode_fn": encode_fn,
+            "q_fn": lambda params, z: jnp.sin(params["head"] * z),
+            "plan_fn": lambda z, action: jnp.sum(jnp.cos(z)) * (1.0 + action),
+        },
+    ),
+    critic_slope_loss: (
+        {"gain": jnp.array([0.3, -0.7])},
+        (OBS, jnp.array([0.1, 0.4])),
+        {
+            "q_fn": lambda params, obs, action: jnp.sum(obs) + jnp.sin(params["gain"] * action),
+            "plan_fn": lambda obs, action, key: jnp.sum(action**2) * (1.0 + 0.1 * jax.random.normal(key)),
+        },
+    ),
 }
 ESTIMATORS = {
     estimators.score_function: (POLICY, OBS, WALK | {"value_fn": lambda s: -jnp.sum(s**2)}),
@@ -150,7 +196,7 @@ def test_values_gradients_and_traces(fn):
 @pytest.mark.parametrize("fn", ALL, ids=name_of)
 def test_vmap_is_a_loop(fn):
     params, example, _ = ALL[fn]
-    examples = jax.tree.map(lambda x: jnp.stack([x, x + 0.1, x - 0.2]), example)
+    examples = jax.tree.map(lambda x: jnp.stack([x, x + 0.1, x - 0.2]).astype(x.dtype), example)
     together = jax.jit(jax.vmap(gradient_of(fn), in_axes=(None, 0, 0)))(params, examples, KEYS)
     alone = [compiled(fn)(params, jax.tree.map(lambda x, i=i: x[i], examples), KEYS[i]) for i in range(3)]
     close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxhybrid.errors import unknown
 from jaxhybrid.types import Array, Key, PyTree, Transition
 
-__all__ = ["discount_loss", "disambiguation_loss", "reward_loss", "rolled_pairs", "transition_loss", "volume_loss"]
+__all__ = ["disambiguation_loss", "discount_loss", "reward_loss", "rolled_pairs", "transition_loss", "volume_loss"]
 
 Error = Literal["squared", "absolute"]
 Volume = Literal["position", "whole", "printed"]

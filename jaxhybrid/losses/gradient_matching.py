@@ -189,4 +189,4 @@ def accurate_depths(errors: Array, threshold: Array | float) -> Array:
 
 def _norm(x: Array) -> Array:
     """Euclidean length, with a finite slope at zero."""
-    return jnp.sqrt(jnp.sum(jnp.square(x)) + 1e-16)
+    return jnp.sqrt(jnp.sum(jnp.square(x)) + 1e-12)
