@@ -214,6 +214,8 @@ def environment(name):
 
 
 def action_of(env):
+    if env.spec.num_actions is not None:
+        return jnp.array(1)
     return jnp.linspace(0.3, -0.4, env.spec.action_dim)
 
 
@@ -227,7 +229,8 @@ def test_environment_shapes_and_facts(name):
     after, time_step = step(env_state, action, KEYS[0])
     assert isinstance(time_step, TimeStep)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, env_state)
-    assert obs.shape == time_step.obs.shape == (spec.obs_dim,)
+    assert obs.shape == time_step.obs.shape == (spec.obs_shape or (spec.obs_dim,))
+    assert obs.size == spec.obs_dim
     assert obs.dtype == time_step.obs.dtype == time_step.reward.dtype == jnp.float32
     assert time_step.reward.shape == time_step.terminated.shape == time_step.truncated.shape == ()
     assert time_step.terminated.dtype == time_step.truncated.dtype == bool
@@ -261,7 +264,7 @@ def test_environment_is_truncated_at_its_limit_and_not_before(name):
     env_state, _ = reset(KEY)
 
     def advance(carry, _):
-        carry, time_step = env.step(carry, jnp.zeros(env.spec.action_dim), KEY)
+        carry, time_step = env.step(carry, jnp.zeros_like(action_of(env)), KEY)
         return carry, time_step.truncated
 
     truncated = jax.jit(lambda s: jax.lax.scan(advance, s, None, length=env.spec.max_episode_steps)[1])(env_state)
