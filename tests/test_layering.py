@@ -16,7 +16,7 @@ LAYERS = (
     ("ops",),
     ("networks", "rollout", "guard", "replay", "envs"),
     ("losses",),
-    ("estimators", "model_fit"),
+    ("estimators", "model_fit", "abstract_networks"),
     ("dynamics",),
     ("planning", "trust_region"),
     ("systems",),
