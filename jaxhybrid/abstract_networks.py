@@ -6,7 +6,7 @@ compiler's own convolution. The parameters are those of a convolution, so both r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.networks import MLP, Network
 from jaxhybrid.types import Array
 
-__all__ = ["AbstractNetworks", "Conv", "map_networks", "max_pool", "vector_networks"]
+__all__ = ["AbstractNetworks", "Conv", "convolve", "map_networks", "max_pool", "vector_networks"]
 
 _GLOROT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 _SHRINK = 6  # an encoder pools by 2 and by 3
@@ -57,17 +57,23 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies kernel and bias."""
-        size, channels = self.size, x.shape[-1]
-        kernel = self.param("kernel", _GLOROT, (size, size, channels, self.features))
+        kernel = self.param("kernel", _GLOROT, (self.size, self.size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        low = (size - 1) // 2
-        padding = ((low, size - 1 - low),) * 2
-        if self.compiled:
-            layout = ("NHWC", "HWIO", "NHWC")
-            y = jax.lax.conv_general_dilated(x[None], kernel, (1, 1), padding, dimension_numbers=layout)[0]
-        else:
-            y = _patches(x, size, padding) @ kernel.reshape(-1, self.features)
-        return y + bias[None, None]
+        return convolve({"kernel": kernel, "bias": bias}, x, compiled=self.compiled)
+
+
+def convolve(params: Mapping[str, Array], x: Array, *, compiled: bool = False) -> Array:
+    """What `Conv` computes, as a function of its ``kernel [k, k, I, O]`` and ``bias [O]``."""
+    kernel, bias = params["kernel"], params["bias"]
+    size = kernel.shape[0]
+    low = (size - 1) // 2
+    padding = ((low, size - 1 - low),) * 2
+    if compiled:
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(x[None], kernel, (1, 1), padding, dimension_numbers=layout)[0]
+    else:
+        y = _patches(x, size, padding) @ kernel.reshape(-1, kernel.shape[-1])
+    return y + bias[None, None]
 
 
 def _patches(x: Array, size: int, padding: Sequence[tuple[int, int]]) -> Array:

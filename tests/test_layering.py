@@ -17,7 +17,7 @@ LAYERS = (
     ("networks", "rollout", "guard", "replay", "envs"),
     ("losses",),
     ("estimators", "model_fit", "abstract_networks"),
-    ("dynamics",),
+    ("dynamics", "cell_encoder"),
     ("planning", "trust_region"),
     ("systems",),
     ("runtime",),

@@ -17,9 +17,23 @@ from jaxhybrid.envs.maze_pool import SIZE, START, Generator, MazePool
 from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.types import Array, Env, EnvSpec, Key, TimeStep
 
-__all__ = ["AGENT", "FREE", "KEY", "MOVES", "PIXELS", "UNLIMITED", "WALL", "MazeState", "make", "render", "start"]
+__all__ = [
+    "AGENT",
+    "BLANK",
+    "FREE",
+    "KEY",
+    "MOVES",
+    "PIXELS",
+    "UNLIMITED",
+    "WALL",
+    "MazeState",
+    "make",
+    "render",
+    "sprites",
+    "start",
+]
 
-FREE, WALL, AGENT, KEY = range(4)
+BLANK, FREE, WALL, AGENT, KEY = range(5)
 MOVES = ((1, 0), (0, 1), (-1, 0), (0, -1))  # row and column of actions 0 to 3
 PIXELS = 48
 UNLIMITED = np.iinfo(np.int32).max
@@ -69,8 +83,8 @@ def make(
       seed: of the pool.
       max_episode_steps: steps after which an episode is truncated, 50 in evaluation; None for no limit, as in the data
         that CRAR learns from.
-      observation: "image" ``[48, 48]`` in [-1, 1], or "cells" ``[8, 8]``, which `render` turns into the image: 0 free,
-        1 wall, 2 agent, 3 key.
+      observation: "image" ``[48, 48]`` in [-1, 1], or "cells" ``[8, 8]``, which `render` turns into the image: 1 free,
+        2 wall, 3 agent, 4 key; 0 is none of them and drawn as 0.
       pool: mazes of your own, instead of drawn ones.
 
     Raises:
@@ -134,17 +148,17 @@ def render(cells: Array) -> Array:
 
     A block of 6 x 6 pixels is the sprite of its cell, whatever surrounds it.
     """
-    blocks = jnp.asarray(_sprites())[cells.astype(jnp.int32)]  # [8, 8, 6, 6]
+    blocks = jnp.asarray(sprites())[cells.astype(jnp.int32)]  # [8, 8, 6, 6]
     return jnp.swapaxes(blocks, 1, 2).reshape(PIXELS, PIXELS)
 
 
 def _cells(state: MazeState) -> Array:
-    cells = jnp.where(state.walls, WALL, FREE) + jnp.where(state.keys, KEY - FREE, 0)
+    cells = jnp.where(state.walls, WALL, jnp.where(state.keys, KEY, FREE))
     return cells.at[state.position[0], state.position[1]].set(AGENT).astype(jnp.float32)
 
 
-def _sprites() -> np.ndarray:
-    """Pixels of every kind of cell, ``[4, 6, 6]``."""
-    flat = np.zeros((_BLOCK, _BLOCK)), np.ones((_BLOCK, _BLOCK))
+def sprites() -> np.ndarray:
+    """Pixels of every kind of cell, ``[5, 6, 6]``."""
+    flat = [np.full((_BLOCK, _BLOCK), brightness) for brightness in (0.5, 0.0, 1.0)]
     drawn = [np.array([[int(x) for x in row] for row in sprite]) / 10.0 for sprite in (_AGENT_SPRITE, _KEY_SPRITE)]
     return (2.0 * np.stack([*flat, *drawn]) - 1.0).astype(np.float32)

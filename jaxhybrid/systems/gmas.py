@@ -6,12 +6,12 @@ step with ``alpha=0``. The numbers live in `systems.gmas_config`, a gradient upd
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxhybrid.envs import episodes
 from jaxhybrid.errors import InputError
@@ -45,7 +45,7 @@ def make(
     config: Config,
     env: Env,
     *,
-    draw_fn: Callable[[Array], Array] | None = None,
+    sprites: np.ndarray | None = None,
     test_env: Env | None = None,
     data: Transition | None = None,
 ) -> System:
@@ -54,8 +54,8 @@ def make(
     Args:
       config: the numbers; see `presets`.
       env: where the random moves are made, in ``init``; ``step`` touches it no more.
-      draw_fn: turns a stored observation into a picture ``[P, P]``, for instance `envs.maze.render` for an environment
-        that observes cells. Observations are then small integers and are kept in a byte each.
+      sprites: ``[K, p, p]`` such as `envs.maze.sprites`, where observations are cells ``[C, C]`` of ``K`` kinds, kept
+        in a byte each, and stand for pictures of ``C p`` pixels a side. None where they are pictures.
       test_env: where ``step`` tests every depth of ``config.test_depths``, with and without random moves; it observes
         as ``env`` does. None tests nothing.
       data: steps to learn from, in place of those that ``init`` would collect.
@@ -71,9 +71,7 @@ def make(
     """
     config = checked(config, env.spec)
     obs_shape = env.spec.obs_shape or (env.spec.obs_dim,)
-    draw = draw_fn if draw_fn is not None else lambda obs: obs
-    picture_shape = jax.eval_shape(draw, jax.ShapeDtypeStruct(obs_shape, jnp.float32)).shape
-    parts = updates.make_parts(config, env.spec, picture_shape, draw)
+    parts = updates.make_parts(config, env.spec, sprites)
     if data is not None and (data.obs.shape[1:] != obs_shape or data.reward.shape[0] <= config.match_depth):
         raise InputError(
             f"data has observations {data.obs.shape}, expected [N, {', '.join(map(str, obs_shape))}] with N above "
@@ -83,7 +81,7 @@ def make(
     def init(key: Key) -> State:
         learner_key, data_key, run_key = jax.random.split(key, 3)
         steps = collect(env, data_key, config.num_tuples) if data is None else data
-        if draw_fn is not None:
+        if sprites is not None:
             steps = steps._replace(obs=steps.obs.astype(jnp.uint8), next_obs=steps.next_obs.astype(jnp.uint8))
         return State(updates.init_learner(parts, learner_key), steps, run_key)
 
@@ -142,7 +140,7 @@ def planned_act(
 ) -> Array:
     """The best action by the mean of the planner's depths, or a random one with probability ``epsilon``; ``[]``."""
     explore_key, action_key = jax.random.split(key)
-    z = parts.nets.encoder.apply(learner.params["encoder"], parts.draw_fn(obs))
+    z = parts.nets.encoder.apply(learner.params["encoder"], obs)
     values = updates.plan(
         parts, learner.params, learner.params["critic"], z, depth=depth, branching=parts.config.plan_branching
     )

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from jaxhybrid.envs.maze_pool import GENERATORS
 from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.types import EnvSpec
 
@@ -24,6 +25,11 @@ class Config:
     """Gradient updates per iteration."""
     num_tuples: int = 200_000
     """Steps of random moves, collected once: all there is to learn from."""
+    generator: Literal["deer", "fair"] = "deer"
+    """Which mazes: those of the released CRAR, or evenly drawn ones; see `envs.maze_pool`."""
+    train_limit: int | None = None
+    """Steps after which an episode of random moves in a maze is cut off; None as in the papers, 50 would show eight
+    times as many mazes in as many steps."""
 
     abstract: Literal["map", "vector"] = "map"
     """Whether abstract states are feature maps, or vectors short enough to be drawn."""
@@ -31,6 +37,8 @@ class Config:
     """Channels of a map, or numbers in a vector."""
     compiled_convolution: bool = False
     """Whether to use the compiler's convolution: better on an accelerator, ten times slower on a CPU."""
+    tabulate: bool = True
+    """Whether the first layers of the encoder are tabulated, where observations are cells: exact, and faster."""
 
     batch_size: int = 32
     """Steps per update."""
@@ -106,6 +114,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = ("beta", "alpha", "match_depth", "plan_depth", "error_threshold")
 _UNIT = ("gamma", "rms_decay", "depth_decay", "test_epsilon")
 _CHOICES = {
+    "generator": GENERATORS,
     "abstract": ("map", "vector"),
     "loss_mode": ("sequential", "joint"),
     "clip": ("global", "per_tensor"),
@@ -162,6 +171,10 @@ presets: dict[str, Config] = {
         _SMALL, env="simple_maze", abstract_size=2, iterations=50, updates_per_iteration=5000, num_tuples=5000
     ),
     "catcher": dataclasses.replace(_SMALL, env="catcher", iterations=50, num_tuples=5000),
+    # The papers' problem at a size that two CPU cores can chew on; too few updates to learn it.
+    "demo": dataclasses.replace(
+        _COSINE, num_tuples=20_000, iterations=5, updates_per_iteration=100, test_depths=(0, 1), test_episodes=64
+    ),
     # Meant for any environment with pictures.
     "smoke": Config(
         iterations=2,

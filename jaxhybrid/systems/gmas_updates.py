@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxhybrid.abstract_networks import AbstractNetworks, map_networks, vector_networks
+from jaxhybrid.cell_encoder import drawn, tabulated
 from jaxhybrid.guard import Guard
 from jaxhybrid.losses import abstract, gradient_matching
 from jaxhybrid.losses.batching import batched
@@ -72,24 +74,27 @@ class Parts(NamedTuple):
     config: Config
     num_actions: int
     nets: AbstractNetworks
-    draw_fn: Callable[[Array], Array]
     optimisers: dict[str, optax.GradientTransformation]
 
 
-def make_parts(
-    config: Config, spec: EnvSpec, picture_shape: tuple[int, ...], draw_fn: Callable[[Array], Array]
-) -> Parts:
+def make_parts(config: Config, spec: EnvSpec, sprites: np.ndarray | None = None) -> Parts:
     """Builds networks and optimisers for an environment whose actions are discrete."""
     num_actions = spec.num_actions or 0
+    shape = spec.obs_shape or (spec.obs_dim,)
+    picture_shape = shape if sprites is None else tuple(cells * sprites.shape[1] for cells in shape)
     build: Any = {
         "map": lambda **options: map_networks(picture_shape, channels=config.abstract_size, **options),
         "vector": lambda **options: vector_networks(picture_shape, size=config.abstract_size, **options),
     }[config.abstract]
+    nets = build(num_actions=num_actions, compiled=config.compiled_convolution)
+    if sprites is not None:
+        tabulate = config.tabulate and config.abstract == "map"
+        encoder = tabulated(nets.encoder, sprites) if tabulate else drawn(nets.encoder, sprites)
+        nets = nets._replace(encoder=encoder)
     return Parts(
         config=config,
         num_actions=num_actions,
-        nets=build(num_actions=num_actions, compiled=config.compiled_convolution),
-        draw_fn=draw_fn,
+        nets=nets,
         optimisers={name: _optimiser(config) for name in (LOSSES if config.loss_mode == "sequential" else ["joint"])},
     )
 
@@ -173,7 +178,7 @@ def update(
       ``(learner, metrics)``.
     """
     config = parts.config
-    batch = _pictures(parts, rows)
+    batch = _seen(config, rows)
     due = learner.updates % config.target_interval == 0
     metrics: dict[str, Array] = {}
     params, opts = dict(learner.params), dict(learner.opts)
@@ -342,7 +347,8 @@ def depth_errors(parts: Parts, params: dict[str, PyTree], data: Transition, key:
     starts = jax.random.randint(key, (_ERROR_ROWS,), 0, data.reward.shape[0] - depth)
 
     def path(start: Array) -> tuple[Array, Array, Array]:
-        steps = _pictures(parts, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, depth), data))
+        window = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, depth), data)
+        steps = _seen(parts.config, window)
         encode = partial(nets.encoder.apply, params["encoder"])
 
         def advance(z: Array, action: Array) -> tuple[Array, Array]:
@@ -364,10 +370,9 @@ def depth_errors(parts: Parts, params: dict[str, PyTree], data: Transition, key:
     return jnp.concatenate([jnp.zeros(1), errors])
 
 
-def _pictures(parts: Parts, rows: Transition) -> Transition:
-    """Steps as the networks see them."""
-    draw = jax.vmap(parts.draw_fn)
-    obs, next_obs = draw(rows.obs), draw(rows.next_obs)
-    if parts.config.blank_terminal:
+def _seen(config: Config, rows: Transition) -> Transition:
+    """Steps as the networks see them; nothing is there in blank pictures and in blank cells."""
+    obs, next_obs = rows.obs.astype(jnp.float32), rows.next_obs.astype(jnp.float32)
+    if config.blank_terminal:
         next_obs = next_obs * rows.discount[:, None, None]
     return rows._replace(obs=obs, next_obs=next_obs)

@@ -106,7 +106,7 @@ def test_pools_are_reproduced_and_splits_share_nothing():
 def test_a_walk_by_hand():
     env = maze.make(pool=small_pool(), observation="cells", max_episode_steps=None)
     state, obs = env.reset(jax.random.key(0))
-    expected = np.zeros((8, 8))
+    expected = np.full((8, 8), maze.FREE)
     expected[small_pool().walls[0]] = maze.WALL
     expected[1, 1], expected[1, 2], expected[1, 3], expected[3, 3] = maze.AGENT, maze.KEY, maze.KEY, maze.KEY
     np.testing.assert_array_equal(obs, expected)
@@ -149,6 +149,7 @@ def test_cells_are_the_picture_and_fit_into_bytes():
         image = maze.make(**options).reset(jax.random.key(seed))[1]
         cells = maze.make(**options, observation="cells").reset(jax.random.key(seed))[1]
         np.testing.assert_array_equal(maze.render(cells.astype(jnp.uint8)), image)
+    assert (maze.render(0 * cells) == 0).all()
 
 
 def test_random_moves_need_some_four_hundred_steps_a_maze():

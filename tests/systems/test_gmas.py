@@ -22,15 +22,9 @@ KEY = jax.random.key(0)
 SIDE, ACTIONS, SIZE = 2, 3, 2
 
 
-def linear_networks():
-    """Five smooth networks of a few numbers each, on pictures of four pixels."""
-    shapes = {
-        "encoder": (SIZE, SIDE * SIDE),
-        "dynamics": (ACTIONS, SIZE),
-        "reward": (ACTIONS, SIZE),
-        "discount": (ACTIONS, SIZE),
-        "critic": (ACTIONS, SIZE),
-    }
+def linear_networks(pixels=SIDE * SIDE, actions=ACTIONS):
+    """Five smooth networks of a few numbers each, on pictures of few pixels."""
+    shapes = dict.fromkeys(("dynamics", "reward", "discount", "critic"), (actions, SIZE)) | {"encoder": (SIZE, pixels)}
     apply = {
         "encoder": lambda p, picture: jnp.tanh(p @ picture.ravel()),
         "dynamics": lambda p, z, a: z + p[a],
@@ -54,7 +48,7 @@ def config(**changes):
 def built(**changes):
     """Parts with small networks, a learner, and a compiled update."""
     spec = envs.make("catcher").spec._replace(num_actions=ACTIONS)
-    parts = gmas_updates.make_parts(config(**changes), spec, (36, 36), lambda obs: obs)
+    parts = gmas_updates.make_parts(config(**changes), spec)
     parts = parts._replace(nets=linear_networks())
     return parts, gmas_updates.init_learner(parts, KEY), jax.jit(partial(gmas_updates.update, parts))
 
@@ -275,7 +269,7 @@ def test_the_plan_that_acts_is_the_mean_over_depths():
 
 def test_cells_are_kept_in_bytes_and_drawn_for_the_networks():
     env = maze.make(pool_size=4, observation="cells", max_episode_steps=None, split="train")
-    system = gmas.make(dataclasses.replace(gmas.presets["crar"], num_tuples=20), env, draw_fn=maze.render)
+    system = gmas.make(dataclasses.replace(gmas.presets["crar"], num_tuples=20), env, sprites=maze.sprites())
     state = jax.eval_shape(system.init, KEY)
     assert state.data.obs.shape == (20, 8, 8) and state.data.obs.dtype == jnp.uint8
     # Not drawn, the networks say what they miss.
@@ -308,16 +302,13 @@ def test_environments_that_do_not_fit_are_refused():
         gmas.make(config(), env, data=data)
 
 
-@functools.cache
-def system(**changes):
+def test_steps_have_the_shape_of_scan_and_learn(monkeypatch):
+    # The real networks take a minute to compile; they have tests of their own.
+    small = linear_networks(pixels=36 * 36, actions=2)
+    monkeypatch.setattr(gmas_updates, "vector_networks", lambda *_, **__: small)
     env = catcher.make()
-    made = gmas.make(config(**changes), env, test_env=env)
-    return made, jax.jit(made.init), jax.jit(made.step)
-
-
-def test_steps_have_the_shape_of_scan_and_learn():
-    made, init, step = system(test_depths=(1,), test_episodes=16)
-    states, metrics = [init(KEY)], []
+    made = gmas.make(config(test_depths=(1,), test_episodes=16), env, test_env=env)
+    step, states, metrics = jax.jit(made.step), [jax.jit(made.init)(KEY)], []
     for _ in range(2):
         state, logged = step(states[-1], None)
         states.append(state)
