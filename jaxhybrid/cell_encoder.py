@@ -58,7 +58,7 @@ def tabulated(encoder: Network, sprites: np.ndarray) -> Network:
 
         def front(picture: Array) -> Array:
             x = jnp.tanh(convolve(layers["Conv_0"], picture[..., None]))
-            return max_pool(jnp.tanh(convolve(layers["Conv_1"], x)), 2)
+            return jnp.tanh(max_pool(convolve(layers["Conv_1"], x), 2))
 
         # The pixels past a neighbourhood's own block, which pad the convolutions, are not looked at.
         table = jax.vmap(front)(jnp.asarray(inside))[:, :3, :3]
@@ -67,7 +67,7 @@ def tabulated(encoder: Network, sprites: np.ndarray) -> Network:
         blocks = table[_rows(cells.astype(jnp.int32), sprites.shape[0])]  # [C, C, 3, 3, 16]
         side = 3 * cells.shape[0]
         x = jnp.swapaxes(blocks, 1, 2).reshape(side, side, -1)
-        x = max_pool(jnp.tanh(convolve(layers["Conv_2"], x)), 3)
+        x = jnp.tanh(max_pool(convolve(layers["Conv_2"], x), 3))
         return convolve(params["params"]["Conv_0"], x)
 
     return Network(encoder.init, apply)

@@ -216,51 +216,50 @@ def _total(
     touched: dict[str, PyTree],
 ) -> tuple[Array, dict[str, Array]]:
     """Sum of some losses as a function of the parameters that they change; the others are constants."""
+    encode = jax.vmap(partial(parts.nets.encoder.apply, touched["encoder"]))
+    # Encoded here, once for all losses, which find an encoder that returns what it is given.
+    encoded = batch._replace(obs=encode(batch.obs), next_obs=encode(batch.next_obs))
+    targets = _td_targets(parts, params, target_params, batch) if "critic" in names else None
     total, metrics = jnp.zeros(()), dict[str, Array]()
     for name in names:
-        loss, examples = _loss(parts, params, target_params, name, batch, weights)
-        value, aux = batched(loss)(touched, examples, key)
+        examples: PyTree = {
+            "volume": encoded.obs,
+            "random_pairs": abstract.rolled_pairs(encoded.obs),
+            "consecutive_pairs": (encoded.obs, encoded.next_obs),
+            "critic": (encoded.obs, batch.action, targets),
+        }.get(name, encoded)
+        value, aux = batched(_loss(parts, params, target_params, name, weights))(touched, examples, key)
         weight = parts.config.beta if name == "consecutive_pairs" and len(names) > 1 else 1.0
         total += weight * value
         metrics |= {f"loss/{name}": value} | {f"{name}/{item}": x for item, x in aux.items()}
     return total, metrics
 
 
-def _loss(
-    parts: Parts,
-    params: dict[str, PyTree],
-    target_params: dict[str, PyTree],
-    name: str,
-    batch: Transition,
-    weights: Array,
-) -> tuple[Any, PyTree]:
-    """One loss of one example, everything but its parameters bound, and the examples of a batch."""
+def _loss(parts: Parts, params: dict[str, PyTree], target_params: dict[str, PyTree], name: str, weights: Array) -> Any:
+    """One loss of one example whose observations are encoded already, with everything but its parameters bound."""
     config, nets = parts.config, parts.nets
-
-    def encode_fn(p: dict[str, PyTree], picture: Array) -> Array:
-        return nets.encoder.apply(p["encoder"], picture)
 
     def model_fn(part: str) -> Callable[..., Array]:
         return lambda p, z, action: getattr(nets, part).apply(p[part], z, action)
 
-    predict: dict[str, Any] = {"encode_fn": encode_fn, "error": config.error}
-    repel: dict[str, Any] = {"encode_fn": encode_fn, "sharpness": config.sharpness, "max_square": config.max_square}
-    if name == "transition":
-        return partial(abstract.transition_loss, dynamics_fn=model_fn("dynamics"), **predict), batch
-    if name == "reward":
-        return partial(abstract.reward_loss, reward_fn=model_fn("reward"), **predict), batch
-    if name == "discount":
-        loss = partial(abstract.discount_loss, discount_fn=model_fn("discount"), gamma=config.gamma, **predict)
-        return loss, batch
-    if name == "volume":
-        return partial(abstract.volume_loss, encode_fn=encode_fn, bound=config.volume_bound), batch.obs
-    if name == "random_pairs":
-        return partial(abstract.disambiguation_loss, **repel), abstract.rolled_pairs(batch.obs)
-    if name == "consecutive_pairs":
-        return partial(abstract.disambiguation_loss, **repel), (batch.obs, batch.next_obs)
-    targets = jax.lax.stop_gradient(_td_targets(parts, params, target_params, batch))
-    loss = partial(_critic_loss, parts, params, target_params, weights, encode_fn)
-    return loss, (batch.obs, batch.action, targets)
+    predict: dict[str, Any] = {"encode_fn": _given, "error": config.error}
+    repel = partial(
+        abstract.disambiguation_loss, encode_fn=_given, sharpness=config.sharpness, max_square=config.max_square
+    )
+    losses: dict[str, Any] = {
+        "transition": partial(abstract.transition_loss, dynamics_fn=model_fn("dynamics"), **predict),
+        "reward": partial(abstract.reward_loss, reward_fn=model_fn("reward"), **predict),
+        "discount": partial(abstract.discount_loss, discount_fn=model_fn("discount"), gamma=config.gamma, **predict),
+        "volume": partial(abstract.volume_loss, encode_fn=_given, bound=config.volume_bound),
+        "random_pairs": repel,
+        "consecutive_pairs": repel,
+        "critic": partial(_critic_loss, parts, params, target_params, weights),
+    }
+    return losses[name]
+
+
+def _given(_: PyTree, z: Array) -> Array:
+    return z
 
 
 def _td_targets(parts: Parts, params: dict[str, PyTree], target_params: dict[str, PyTree], batch: Transition) -> Array:
@@ -280,7 +279,6 @@ def _critic_loss(
     params: dict[str, PyTree],
     target_params: dict[str, PyTree],
     weights: Array,
-    encode_fn: Callable[..., Array],
     touched: dict[str, PyTree],
     example: tuple[Array, Array, Array],
     key: Key,
@@ -291,9 +289,7 @@ def _critic_loss(
     def q_fn(p: dict[str, PyTree], z: Array) -> Array:
         return nets.critic.apply(p["critic"], z)
 
-    td_loss, metrics = squared_error(
-        touched, example, key, q_fn=lambda p, picture, action: q_fn(p, encode_fn(p, picture))[action]
-    )
+    td_loss, metrics = squared_error(touched, example, key, q_fn=lambda p, z, action: q_fn(p, z)[action])
     loss = td_loss / parts.num_actions if config.mean_td else td_loss
     metrics["td"] = td_loss
     if config.alpha == 0.0:
@@ -315,7 +311,7 @@ def _critic_loss(
         touched,
         example[:2],
         key,
-        encode_fn=encode_fn,
+        encode_fn=_given,
         q_fn=q_fn,
         plan_fn=plan_fn,
         distance=config.distance,
