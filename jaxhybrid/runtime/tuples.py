@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def save(path: Path | str, data: Transition, spec: EnvSpec) -> Path:
     facts = json.dumps(_facts(spec))
     try:
         with path.open("xb") as file:
-            arrays = {name: np.asarray(value) for name, value in data._asdict().items()}
+            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in data._asdict().items()}
             np.savez_compressed(file, facts=np.array(facts), **arrays)
     except FileExistsError:
         raise InputError(f"{str(path)!r} exists: choose another name.") from None
