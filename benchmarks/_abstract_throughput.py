@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["own_tasks", "peer_tasks"]
 
-_METHODS = {
+_METHODS: dict[str, tuple[str, Any]] = {
     "crar": ("crar", "sequential"),
     "crar joint": ("crar", "joint"),
     "gmas-cosine": ("gmas-cosine", "sequential"),

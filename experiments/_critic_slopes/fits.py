@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "Run", "fit", "grid"]
 
 _OBS, _ACTION, _TESTS = 3, 2, 256
-_STEP_SIZE, _TARGET_RATE, _BATCH = 3e-3, 0.02, 32
+_STEP_SIZE, _TARGET_RATE, _BATCH = 3e-3, 0.1, 32
 _RIDGE = 1e-3
 
 
@@ -128,7 +128,7 @@ def _expansion(
     problem: lqr.Problem, model: Model, gain: Array, obs: Array, action: Array, depth: int, value_fn: Any
 ) -> Array:
     """``sum_{t<D} gamma^t r_t + gamma^D V(s_D)`` on the model; noise shifts a quadratic value, not its slope."""
-    total, weight = jnp.zeros(()), 1.0
+    total, weight = jnp.zeros(()), jnp.ones(())
     for _ in range(depth):
         total += weight * _reward(problem, obs, action)
         obs = model.A @ obs + model.B @ action
