@@ -65,7 +65,7 @@ def fit(run: Run, key: Key, *, config: Config, depth: int, distance: Any) -> dic
       distance: of slopes, see `losses.gradient_matching.slope_distance`.
     """
     problem_key, data_key, test_key, critic_key, updates_key = jax.random.split(key, 5)
-    problem = lqr.random_problem(problem_key, _OBS, _ACTION, gamma=0.9, process_noise=0.1)
+    problem = _problem(problem_key)
     gain = jnp.zeros((_ACTION, _OBS))
     data = _data(problem, data_key, max(config.transitions))
     known = jnp.arange(data[0].shape[0]) < run.size
@@ -100,6 +100,12 @@ def fit(run: Run, key: Key, *, config: Config, depth: int, distance: Any) -> dic
     carry = (params, params, optimiser.init(params))
     (params, _, _), _ = jax.lax.scan(update, carry, jax.random.split(updates_key, config.updates))
     return _scores(problem, gain, partial(critic.apply, params), test_key)
+
+
+def _problem(key: Key) -> lqr.Problem:
+    problem = lqr.random_problem(key, _OBS, _ACTION, gamma=0.9, process_noise=0.1)
+    # Values of about one, as large as what a network starts with.
+    return problem._replace(Q=(1.0 - problem.gamma) * problem.Q, R=(1.0 - problem.gamma) * problem.R)
 
 
 def _reward(problem: lqr.Problem, obs: Array, action: Array) -> Array:

@@ -15,7 +15,7 @@ __all__ = ["Config", "checked", "presets"]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Numbers of GMAS; with ``alpha=0`` it is CRAR. Defaults are those of the released CRAR on the mazes."""
+    """Numbers of GMAS; with ``alpha=0`` CRAR. Defaults are those of the released CRAR on the mazes, read correctly."""
 
     env: str = ""
     """Environment the numbers are meant for; empty: any."""
