@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.abstract_throughput import METHODS
 from benchmarks.throughput import Task
 from jaxhybrid.envs import maze
-from jaxhybrid.errors import unknown
 from jaxhybrid.systems import gmas, gmas_updates
 
 if TYPE_CHECKING:
@@ -21,19 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["own_tasks", "peer_tasks"]
 
-_METHODS: dict[str, tuple[str, Any]] = {
-    "crar": ("crar", "sequential"),
-    "crar joint": ("crar", "joint"),
-    "gmas-cosine": ("gmas-cosine", "sequential"),
-}
 _TUPLES = 2000
 
 
 def own_tasks(config: Config) -> list[Task]:
     """The library's tasks, on pictures of random mazes."""
-    for method in config.methods:
-        if method not in _METHODS:
-            raise unknown("methods", method, _METHODS)
     env = maze.make(pool_size=64, max_episode_steps=None, observation="cells", split="train")
     data = jax.jit(partial(gmas.collect, env, num_tuples=_TUPLES))(jax.random.key(0))
     built = {method: _parts(method, config, env) for method in dict.fromkeys(["crar", *config.methods])}
@@ -66,7 +58,7 @@ def peer_tasks(config: Config, *, compiled: bool) -> list[Task]:
 
 
 def _parts(method: str, config: Config, env: Any) -> gmas_updates.Parts:
-    preset, mode = _METHODS[method]
+    preset, mode = METHODS[method]
     numbers = dataclasses.replace(gmas.presets[preset], loss_mode=mode, batch_size=config.batch)
     return gmas_updates.make_parts(numbers, env.spec, maze.sprites())
 

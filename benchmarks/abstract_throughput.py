@@ -12,15 +12,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from benchmarks import throughput
-from jaxhybrid.errors import InputError
+from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.runtime import cli, console, records
 
-__all__ = ["PRESETS", "Config", "main"]
+__all__ = ["METHODS", "PRESETS", "Config", "main"]
+
+METHODS: dict[str, tuple[str, Any]] = {
+    "crar": ("crar", "sequential"),
+    "crar joint": ("crar", "joint"),
+    "gmas-cosine": ("gmas-cosine", "sequential"),
+}
+"""What is timed: a preset of `systems.gmas` and the mode of its losses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +86,11 @@ def main(argv: Sequence[str]) -> int:
     )
     if config.rounds < 1:
         raise InputError(f"rounds={config.rounds} must be at least 1.")
+    if min(config.depths, default=0) < 0:
+        raise InputError(f"depths={config.depths} must not be negative.")
+    for method in config.methods:
+        if method not in METHODS:
+            raise unknown("methods", method, METHODS)
     # Imported here, so that a refused argument needs no JAX.
     import jax
 
