@@ -127,8 +127,8 @@ class EnvSpec(NamedTuple):
 
     Attributes:
       name: the name given to ``envs.make``.
-      obs_dim: size ``D`` of the observation vector.
-      action_dim: size ``A`` of the action vector.
+      obs_dim: size ``D`` of the observation.
+      action_dim: size ``A`` of the action vector; 0 where actions are discrete.
       action_low: lower bounds of the action, float ``[A]``.
       action_high: upper bounds of the action, float ``[A]``.
       max_episode_steps: steps after which an episode is truncated.
@@ -141,6 +141,8 @@ class EnvSpec(NamedTuple):
       differentiable_transition: whether reverse mode through ``step`` gives the gradient of the transition.
       differentiable_reward: whether reverse mode through ``step`` gives the (non-zero) gradient of the reward.
       notes: what a user must know before comparing numbers, in one or two sentences.
+      num_actions: number of discrete actions, an action is then an integer ``[]``; None where it is a float vector.
+      obs_shape: shape of an observation that is no vector; None where it is ``(D,)``.
     """
 
     name: str
@@ -156,6 +158,8 @@ class EnvSpec(NamedTuple):
     differentiable_transition: bool = False
     differentiable_reward: bool = False
     notes: str = ""
+    num_actions: int | None = None
+    obs_shape: tuple[int, ...] | None = None
 
     @property
     def bounded(self) -> bool:

@@ -15,10 +15,18 @@ import numpy as np
 import pytest
 
 from jaxhybrid import envs, estimators, losses, systems
+from jaxhybrid.losses.abstract import (
+    disambiguation_loss,
+    discount_loss,
+    reward_loss,
+    transition_loss,
+    volume_loss,
+)
 from jaxhybrid.losses.critic import entropy_temperature_loss, squared_error
+from jaxhybrid.losses.gradient_matching import critic_slope_loss, gradient_matching_loss
 from jaxhybrid.losses.pathwise import maac_loss
 from jaxhybrid.ops.gaussian import TanhGaussian
-from jaxhybrid.types import Env, System, TimeStep
+from jaxhybrid.types import Env, System, TimeStep, Transition
 from tests.systems import cases
 
 KEY = jax.random.key(0)
@@ -56,6 +64,18 @@ def q_fn(obs, action):
     return jnp.stack([-jnp.sum(obs**2) + action[0], -jnp.sum(jnp.abs(obs)) - action[1] ** 2])
 
 
+ABSTRACT = {"encoder": jnp.array([[1.3, -0.2, 0.1], [0.4, 0.9, -0.6]]), "head": jnp.array([0.3, -0.7])}
+STEP = Transition(OBS, jnp.array(1), jnp.array(0.4), jnp.array(1.0), 0.5 * OBS)
+
+
+def encode_fn(params, obs):
+    return params["encoder"] @ obs
+
+
+def head_fn(params, z, action):
+    return params["head"] @ z + 0.1 * action
+
+
 WALK = {"policy_fn": policy_fn, "step_fn": step_fn, "horizon": 2, "gamma": 0.9}
 
 LOSSES = {
@@ -66,6 +86,32 @@ LOSSES = {
         {"q_fn": lambda params, obs, action: params * jnp.sum(obs) + action[:1]},
     ),
     entropy_temperature_loss: (jnp.array(-0.3), jnp.array(1.2), {"target_entropy": -2.0}),
+    transition_loss: (
+        ABSTRACT,
+        STEP,
+        {"encode_fn": encode_fn, "dynamics_fn": lambda params, z, action: z + params["head"] * action},
+    ),
+    reward_loss: (ABSTRACT, STEP, {"encode_fn": encode_fn, "reward_fn": head_fn}),
+    discount_loss: (ABSTRACT, STEP, {"encode_fn": encode_fn, "discount_fn": head_fn, "gamma": 0.9}),
+    disambiguation_loss: (ABSTRACT, (OBS, 0.5 * OBS), {"encode_fn": encode_fn}),
+    volume_loss: (ABSTRACT, 2.0 * OBS, {"encode_fn": encode_fn}),
+    gradient_matching_loss: (
+        ABSTRACT,
+        (OBS, jnp.array(1)),
+        {
+            "encode_fn": encode_fn,
+            "q_fn": lambda params, z: jnp.sin(params["head"] * z),
+            "plan_fn": lambda z, action: jnp.sum(jnp.cos(z)) * (1.0 + action),
+        },
+    ),
+    critic_slope_loss: (
+        {"gain": jnp.array([0.3, -0.7])},
+        (OBS, jnp.array([0.1, 0.4])),
+        {
+            "q_fn": lambda params, obs, action: jnp.sum(obs) + jnp.sin(params["gain"] * action),
+            "plan_fn": lambda obs, action, key: jnp.sum(action**2) * (1.0 + 0.1 * jax.random.normal(key)),
+        },
+    ),
 }
 ESTIMATORS = {
     estimators.score_function: (POLICY, OBS, WALK | {"value_fn": lambda s: -jnp.sum(s**2)}),
@@ -150,7 +196,7 @@ def test_values_gradients_and_traces(fn):
 @pytest.mark.parametrize("fn", ALL, ids=name_of)
 def test_vmap_is_a_loop(fn):
     params, example, _ = ALL[fn]
-    examples = jax.tree.map(lambda x: jnp.stack([x, x + 0.1, x - 0.2]), example)
+    examples = jax.tree.map(lambda x: jnp.stack([x, x + 0.1, x - 0.2]).astype(x.dtype), example)
     together = jax.jit(jax.vmap(gradient_of(fn), in_axes=(None, 0, 0)))(params, examples, KEYS)
     alone = [compiled(fn)(params, jax.tree.map(lambda x, i=i: x[i], examples), KEYS[i]) for i in range(3)]
     close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone))
@@ -168,6 +214,8 @@ def environment(name):
 
 
 def action_of(env):
+    if env.spec.num_actions is not None:
+        return jnp.array(1)
     return jnp.linspace(0.3, -0.4, env.spec.action_dim)
 
 
@@ -181,7 +229,8 @@ def test_environment_shapes_and_facts(name):
     after, time_step = step(env_state, action, KEYS[0])
     assert isinstance(time_step, TimeStep)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, env_state)
-    assert obs.shape == time_step.obs.shape == (spec.obs_dim,)
+    assert obs.shape == time_step.obs.shape == (spec.obs_shape or (spec.obs_dim,))
+    assert obs.size == spec.obs_dim
     assert obs.dtype == time_step.obs.dtype == time_step.reward.dtype == jnp.float32
     assert time_step.reward.shape == time_step.terminated.shape == time_step.truncated.shape == ()
     assert time_step.terminated.dtype == time_step.truncated.dtype == bool
@@ -215,7 +264,7 @@ def test_environment_is_truncated_at_its_limit_and_not_before(name):
     env_state, _ = reset(KEY)
 
     def advance(carry, _):
-        carry, time_step = env.step(carry, jnp.zeros(env.spec.action_dim), KEY)
+        carry, time_step = env.step(carry, jnp.zeros_like(action_of(env)), KEY)
         return carry, time_step.truncated
 
     truncated = jax.jit(lambda s: jax.lax.scan(advance, s, None, length=env.spec.max_episode_steps)[1])(env_state)
@@ -246,7 +295,7 @@ def system_modules():
 
 
 def test_every_system_has_a_case():
-    assert list(system_modules()) == ["maac"]
+    assert list(system_modules()) == ["gmas", "maac"]
 
 
 def test_system_steps_have_the_shape_of_scan():

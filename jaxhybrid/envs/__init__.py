@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jaxhybrid.envs import lqr, pendulum
+from jaxhybrid.envs import catcher, lqr, maze, pendulum, simple_maze
 from jaxhybrid.errors import unknown
 from jaxhybrid.types import Env, HostEnv
 
@@ -44,13 +44,19 @@ _GYMNASIUM = (
     "Swimmer-v5",
     "Walker2d-v5",
 )
+_OWN: dict[str, Callable[..., Env]] = {
+    "catcher": catcher.make,
+    "maze": maze.make,
+    "pendulum": pendulum.make,
+    "simple_maze": simple_maze.make,
+}
 _MBBL = ("ant", "halfcheetah", "hopper", "swimmer", "walker2d")
 
 
 def names() -> list[str]:
     """Returns the names that `make` takes, without the optional last part and without importing a simulator."""
     simulated = {"brax": _BRAX, "gymnasium": _GYMNASIUM, "mbbl": _MBBL}
-    own = ["lqr/double_integrator", "pendulum"]
+    own = sorted(["lqr/double_integrator", *_OWN])
     return own + [f"{family}/{member}" for family, members in simulated.items() for member in members]
 
 
@@ -58,7 +64,7 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     """Makes an environment from its name.
 
     - ``lqr/double_integrator``: options ``gamma``, ``dt``, ``max_episode_steps``, ``action_bound``; see `lqr`.
-    - ``pendulum``: options of `pendulum.make`.
+    - ``catcher``, ``maze``, ``pendulum``, ``simple_maze``: options of the ``make`` of that module.
     - ``brax/<env>[/<backend>]``: options of `jaxhybrid.envs.brax.make`.
     - ``gymnasium/<id>``: any registered id; options of `jaxhybrid.envs.gymnasium.make`; a `HostEnv`.
     - ``mbbl/<task>[/<physics>]``: options of `jaxhybrid.envs.mbbl.make`.
@@ -72,8 +78,8 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     """
     if name == "lqr/double_integrator":
         return _call(_double_integrator, (), options)
-    if name == "pendulum":
-        return _call(pendulum.make, (), options)
+    if name in _OWN:
+        return _call(_OWN[name], (), options)
     family, _, rest = name.partition("/")
     # Gymnasium ids may contain slashes, and new ones are registered by other packages.
     parts = (rest,) if family == "gymnasium" else tuple(rest.split("/"))

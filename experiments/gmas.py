@@ -1,0 +1,94 @@
+"""GMAS and its baseline CRAR on mazes that it has never seen, from a fixed set of random moves.
+
+``python -m experiments gmas --method gmas-cosine --depth 3 --seeds 8``; ``--method crar`` is the same without gradient
+matching. ``--preset`` names the other numbers, ``--config.<field>`` changes one of them. A run of the papers is 500,000
+updates, which takes an accelerator; ``--preset demo`` shows the machinery in minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import cli, loop, policies
+from jaxhybrid.systems import gmas
+from jaxhybrid.systems.gmas_config import checked
+
+STUDY = "gmas"
+# Random moves of eight seeds use some two thousand mazes of these.
+_TRAIN_MAZES, _TEST_MAZES = 4096, 1024
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the study; returns the exit code of the process.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument that makes no sense; nothing was written then.
+    """
+    arguments = cli.parse(
+        _with_method(argv),
+        prog=f"python -m experiments {STUDY}",
+        description=(__doc__ or "").partition("\n")[0],
+        presets=gmas.presets,
+        preset="demo",
+        default_env="maze",
+    )
+    config, options = arguments.config, arguments.run
+    env, test_env, sprites = _environments(arguments.env, config)
+    result = loop.train(
+        gmas.make(config, env, sprites=sprites, test_env=test_env if config.test_depths else None),
+        test_env,
+        study=STUDY,
+        preset=arguments.preset,
+        config=config,
+        options=options,
+        iterations=config.iterations,
+    )
+    if result.exit_code == 0:
+        policies.save(
+            result.directory / "policy",
+            params=result.state.learner.params,
+            study=STUDY,
+            config=dataclasses.asdict(config),
+            spec=test_env.spec,
+            seeds=list(range(options.seed, options.seed + options.seeds)),
+            iteration=result.iteration,
+        )
+    return result.exit_code
+
+
+def _with_method(argv: Sequence[str]) -> list[str]:
+    """Turns ``--method`` and ``--depth``, the paper's words, into a preset and one of its fields."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method")
+    parser.add_argument("--depth")
+    given, rest = parser.parse_known_args(argv)
+    if given.method is not None:
+        if "--preset" in rest:
+            raise InputError(f"method={given.method!r} and --preset both name the numbers: give one of them.")
+        rest = ["--preset", given.method, *rest]
+    return rest if given.depth is None else [*rest, "--config.match-depth", given.depth]
+
+
+def _environments(name: str, config: gmas.Config):
+    """The environment of the random moves, the one of the tests, and what their cells look like."""
+    # Imported here, so that a refused argument needs no JAX.
+    from jaxhybrid import envs
+    from jaxhybrid.envs import maze
+
+    checked(config, envs.make(name).spec)
+    if name != "maze":
+        return envs.make(name), envs.make(name), None
+    common = {"generator": config.generator, "observation": "cells"}
+    train = envs.make(name, split="train", pool_size=_TRAIN_MAZES, max_episode_steps=config.train_limit, **common)
+    return train, envs.make(name, split="test", pool_size=_TEST_MAZES, **common), maze.sprites()
+
+
+if __name__ == "__main__":
+    cli.run_main(main, sys.argv[1:])

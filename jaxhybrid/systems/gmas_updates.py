@@ -1,0 +1,374 @@
+"""What one gradient update of GMAS does: seven losses on one batch, each with a step of its own or all with one.
+
+The algorithm's outer loop is in `systems.gmas`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxhybrid.abstract_networks import AbstractNetworks, map_networks, vector_networks
+from jaxhybrid.cell_encoder import drawn, tabulated
+from jaxhybrid.guard import Guard
+from jaxhybrid.losses import abstract, gradient_matching
+from jaxhybrid.losses.batching import batched
+from jaxhybrid.losses.critic import squared_error
+from jaxhybrid.ops import trees
+from jaxhybrid.planning import tree
+from jaxhybrid.systems.gmas_config import Config
+from jaxhybrid.types import Array, EnvSpec, Key, PyTree, Transition
+
+__all__ = [
+    "LOSSES",
+    "Learner",
+    "Parts",
+    "depth_errors",
+    "depth_weights",
+    "init_learner",
+    "make_parts",
+    "plan",
+    "update",
+]
+
+# Each loss and what it changes, in the order in which the released code takes their steps.
+LOSSES: dict[str, tuple[str, ...]] = {
+    "transition": ("encoder", "dynamics"),
+    "reward": ("encoder", "reward"),
+    "discount": ("encoder", "discount"),
+    "volume": ("encoder",),
+    "random_pairs": ("encoder",),
+    "consecutive_pairs": ("encoder",),
+    "critic": ("encoder", "critic"),
+}
+_ERROR_ROWS = 64  # paths on which the model's error is measured, once per iteration
+
+
+class Learner(NamedTuple):
+    """What a gradient update changes.
+
+    Attributes:
+      params: of the networks, by the names in `AbstractNetworks`.
+      target_params: slow copies of encoder and critic.
+      opts: optimiser states, by loss, or one for all.
+      updates: done so far, ``[]``.
+      guard: counts of refused updates.
+    """
+
+    params: dict[str, PyTree]
+    target_params: dict[str, PyTree]
+    opts: dict[str, PyTree]
+    updates: Array
+    guard: Guard
+
+
+class Parts(NamedTuple):
+    """The pure functions that an iteration is composed of; nothing here changes during a run."""
+
+    config: Config
+    num_actions: int
+    nets: AbstractNetworks
+    optimisers: dict[str, optax.GradientTransformation]
+
+
+def make_parts(config: Config, spec: EnvSpec, sprites: np.ndarray | None = None) -> Parts:
+    """Builds networks and optimisers for an environment whose actions are discrete."""
+    num_actions = spec.num_actions or 0
+    shape = spec.obs_shape or (spec.obs_dim,)
+    picture_shape = shape if sprites is None else tuple(cells * sprites.shape[1] for cells in shape)
+    build: Any = {
+        "map": lambda **options: map_networks(picture_shape, channels=config.abstract_size, **options),
+        "vector": lambda **options: vector_networks(picture_shape, size=config.abstract_size, **options),
+    }[config.abstract]
+    nets = build(num_actions=num_actions, compiled=config.compiled_convolution)
+    if sprites is not None:
+        tabulate = config.tabulate and config.abstract == "map"
+        encoder = tabulated(nets.encoder, sprites) if tabulate else drawn(nets.encoder, sprites)
+        nets = nets._replace(encoder=encoder)
+    return Parts(
+        config=config,
+        num_actions=num_actions,
+        nets=nets,
+        optimisers={name: _optimiser(config) for name in (LOSSES if config.loss_mode == "sequential" else ["joint"])},
+    )
+
+
+def _optimiser(config: Config) -> optax.GradientTransformation:
+    """RMSprop for a unit step size, after the clip; the step size itself changes from iteration to iteration."""
+    clip: Any = {
+        "global": lambda: optax.clip_by_global_norm(config.clip_norm),
+        "per_tensor": lambda: optax.stateless(lambda grads, _: jax.tree.map(partial(_clipped, config), grads)),
+    }[config.clip]
+    scale = optax.scale_by_rms(decay=config.rms_decay, eps=config.rms_epsilon, initial_scale=0.0, eps_in_sqrt=False)
+    return optax.chain(clip(), scale)
+
+
+def _clipped(config: Config, grad: Array) -> Array:
+    # The minimum of the ratio and one, without a division by zero.
+    return grad * config.clip_norm / jnp.maximum(trees.norm(grad), config.clip_norm)
+
+
+def init_learner(parts: Parts, key: Key) -> Learner:
+    """Draws the first parameters; the slow ones start as copies."""
+    names = AbstractNetworks._fields
+    keys = jax.random.split(key, len(names))
+    params = {name: network.init(k) for name, network, k in zip(names, parts.nets, keys, strict=True)}
+    opts = {
+        name: optimiser.init({part: params[part] for part in LOSSES.get(name, names)})
+        for name, optimiser in parts.optimisers.items()
+    }
+    target_params = {name: jax.tree.map(jnp.copy, params[name]) for name in ("encoder", "critic")}
+    return Learner(params, target_params, opts, jnp.zeros((), jnp.int32), Guard.new())
+
+
+def plan(
+    parts: Parts,
+    params: dict[str, PyTree],
+    critic_params: PyTree,
+    z: Array,
+    *,
+    depth: int,
+    branching: int | None,
+    action: Array | None = None,
+) -> Array:
+    """Values of all depths from an abstract state, ``[D+1, A]``, or ``[D+1]`` of one action.
+
+    Args:
+      parts: of the system.
+      params: of dynamics, reward and discount.
+      critic_params: of the critic at the leaves: the fast one acts, the slow one gives the target of a slope.
+      z: abstract state.
+      depth: model steps.
+      branching: actions that are expanded below the root.
+      action: the one whose values are wanted; None for all.
+    """
+    nets = parts.nets
+    options: dict[str, Any] = {
+        "q_fn": partial(nets.critic.apply, critic_params),
+        "dynamics_fn": partial(nets.dynamics.apply, params["dynamics"]),
+        "reward_fn": partial(nets.reward.apply, params["reward"]),
+        "discount_fn": partial(nets.discount.apply, params["discount"]),
+        "depth": depth,
+        # A preset's branching may exceed the few actions of a small task.
+        "branching": None if branching is None else min(branching, parts.num_actions),
+    }
+    return tree.plan_values(z, **options) if action is None else tree.action_values(z, action, **options)
+
+
+def update(
+    parts: Parts, learner: Learner, rows: Transition, weights: Array, learning_rate: Array, key: Key
+) -> tuple[Learner, dict[str, Array]]:
+    """One update on a batch of steps as they are stored; refused as a whole if anything in it is not finite.
+
+    Args:
+      parts: of the system.
+      learner: to change.
+      rows: steps, ``[B, ...]``.
+      weights: of the planner's depths, ``[D+1]``.
+      learning_rate: step size, ``[]``.
+      key: unused by the losses of this system, which draw nothing.
+
+    Returns:
+      ``(learner, metrics)``.
+    """
+    config = parts.config
+    batch = _seen(config, rows)
+    due = learner.updates % config.target_interval == 0
+    metrics: dict[str, Array] = {}
+    params, opts = dict(learner.params), dict(learner.opts)
+    target_params = learner.target_params
+    finite = jnp.ones((), bool)
+    for name, optimiser in parts.optimisers.items():
+        names = [name] if name in LOSSES else list(LOSSES)
+        if "critic" in names:
+            latest = {part: params[part] for part in target_params}
+            target_params = trees.where(due, latest, target_params)
+        loss = partial(_total, parts, params, target_params, names, batch, weights, key)
+        touched = {part: params[part] for part in LOSSES.get(name, params)}
+        (_, logged), grads = jax.value_and_grad(loss, has_aux=True)(touched)
+        updates, opts[name] = optimiser.update(grads, opts[name])
+        rate = learning_rate * (config.beta if name == "consecutive_pairs" else 1.0)
+        touched = jax.tree.map(lambda p, u, rate=rate: p - rate * u, touched, updates)
+        finite &= trees.all_finite((grads, touched))
+        params |= touched
+        metrics |= logged
+    refused = (~finite).astype(jnp.int32)
+    guard = Guard(learner.guard.refused + refused, (learner.guard.streak + 1) * refused)
+    changed = Learner(params, target_params, opts, learner.updates, guard)
+    kept = trees.where(finite, changed, learner._replace(guard=guard))
+    return kept._replace(updates=learner.updates + 1), metrics
+
+
+def _total(
+    parts: Parts,
+    params: dict[str, PyTree],
+    target_params: dict[str, PyTree],
+    names: list[str],
+    batch: Transition,
+    weights: Array,
+    key: Key,
+    touched: dict[str, PyTree],
+) -> tuple[Array, dict[str, Array]]:
+    """Sum of some losses as a function of the parameters that they change; the others are constants."""
+    encode = jax.vmap(partial(parts.nets.encoder.apply, touched["encoder"]))
+    # Encoded here, once for all losses, which find an encoder that returns what it is given.
+    encoded = batch._replace(obs=encode(batch.obs), next_obs=encode(batch.next_obs))
+    targets = _td_targets(parts, params, target_params, batch) if "critic" in names else None
+    total, metrics = jnp.zeros(()), dict[str, Array]()
+    for name in names:
+        examples: PyTree = {
+            "volume": encoded.obs,
+            "random_pairs": abstract.rolled_pairs(encoded.obs),
+            "consecutive_pairs": (encoded.obs, encoded.next_obs),
+            "critic": (encoded.obs, batch.action, targets),
+        }.get(name, encoded)
+        value, aux = batched(_loss(parts, params, target_params, name, weights))(touched, examples, key)
+        weight = parts.config.beta if name == "consecutive_pairs" and len(names) > 1 else 1.0
+        total += weight * value
+        metrics |= {f"loss/{name}": value} | {f"{name}/{item}": x for item, x in aux.items()}
+    return total, metrics
+
+
+def _loss(parts: Parts, params: dict[str, PyTree], target_params: dict[str, PyTree], name: str, weights: Array) -> Any:
+    """One loss of one example whose observations are encoded already, with everything but its parameters bound."""
+    config, nets = parts.config, parts.nets
+
+    def model_fn(part: str) -> Callable[..., Array]:
+        return lambda p, z, action: getattr(nets, part).apply(p[part], z, action)
+
+    predict: dict[str, Any] = {"encode_fn": _given, "error": config.error}
+    repel = partial(
+        abstract.disambiguation_loss, encode_fn=_given, sharpness=config.sharpness, max_square=config.max_square
+    )
+    losses: dict[str, Any] = {
+        "transition": partial(abstract.transition_loss, dynamics_fn=model_fn("dynamics"), **predict),
+        "reward": partial(abstract.reward_loss, reward_fn=model_fn("reward"), **predict),
+        "discount": partial(abstract.discount_loss, discount_fn=model_fn("discount"), gamma=config.gamma, **predict),
+        "volume": partial(abstract.volume_loss, encode_fn=_given, bound=config.volume_bound),
+        "random_pairs": repel,
+        "consecutive_pairs": repel,
+        "critic": partial(_critic_loss, parts, params, target_params, weights),
+    }
+    return losses[name]
+
+
+def _given(_: PyTree, z: Array) -> Array:
+    return z
+
+
+def _td_targets(parts: Parts, params: dict[str, PyTree], target_params: dict[str, PyTree], batch: Transition) -> Array:
+    """Double-Q targets ``r + gamma d Q_slow(e_slow(s'), argmax_a Q(e(s'), a))``, ``[B]``."""
+
+    def values(p: dict[str, PyTree], picture: Array) -> Array:
+        return parts.nets.critic.apply(p["critic"], parts.nets.encoder.apply(p["encoder"], picture))
+
+    best = jnp.argmax(jax.vmap(partial(values, params))(batch.next_obs), axis=-1)
+    slow = jax.vmap(partial(values, target_params))(batch.next_obs)
+    bootstrap = jnp.take_along_axis(slow, best[:, None], axis=-1)[:, 0]
+    return batch.reward + parts.config.gamma * batch.discount * bootstrap
+
+
+def _critic_loss(
+    parts: Parts,
+    params: dict[str, PyTree],
+    target_params: dict[str, PyTree],
+    weights: Array,
+    touched: dict[str, PyTree],
+    example: tuple[Array, Array, Array],
+    key: Key,
+) -> tuple[Array, dict[str, Array]]:
+    """``(Q(e(s), a) - Y)^2 + alpha dist(slope of the planner, slope of the critic)``, equation 7 of GMAS."""
+    config, nets = parts.config, parts.nets
+
+    def q_fn(p: dict[str, PyTree], z: Array) -> Array:
+        return nets.critic.apply(p["critic"], z)
+
+    td_loss, metrics = squared_error(touched, example, key, q_fn=lambda p, z, action: q_fn(p, z)[action])
+    loss = td_loss / parts.num_actions if config.mean_td else td_loss
+    metrics["td"] = td_loss
+    if config.alpha == 0.0:
+        return loss, metrics
+
+    def plan_fn(z: Array, action: Array) -> Array:
+        values = plan(
+            parts,
+            params,
+            target_params["critic"],
+            z,
+            depth=config.match_depth,
+            branching=config.match_branching,
+            action=action,
+        )
+        return tree.plan_q(values, weights)
+
+    distance, aux = gradient_matching.gradient_matching_loss(
+        touched,
+        example[:2],
+        key,
+        encode_fn=_given,
+        q_fn=q_fn,
+        plan_fn=plan_fn,
+        distance=config.distance,
+        match_actions=config.match_actions,
+    )
+    return loss + config.alpha * distance, metrics | {"slope_distance": distance} | aux
+
+
+def depth_weights(parts: Parts, params: dict[str, PyTree], data: Transition, key: Key) -> Array:
+    """Weights of the planner's depths ``[D+1]``: the paper's mean, or one of its proposals against model error."""
+    config = parts.config
+    if config.depth_weighting == "uniform":
+        return jnp.ones(config.match_depth + 1)
+    if config.depth_weighting == "discounted":
+        return gradient_matching.discounted_depths(config.match_depth, config.depth_decay)
+    errors = depth_errors(parts, params, data, key)
+    if config.depth_weighting == "inverse_error":
+        return gradient_matching.inverse_error_depths(errors, config.error_scale)
+    return gradient_matching.accurate_depths(errors, config.error_threshold)
+
+
+def depth_errors(parts: Parts, params: dict[str, PyTree], data: Transition, key: Key) -> Array:
+    """How far the model's abstract state is from the real one after ``d`` recorded steps, ``[D+1]``.
+
+    ``sqrt(E ||tau^d(e(s)) - e(s_d)||^2 / E ||e(s_d) - E e(s_d)||^2)``, over paths that no end of an episode crosses: 0
+    is a perfect model, 1 one that knows no more than the mean.
+    """
+    depth, nets = parts.config.match_depth, parts.nets
+    starts = jax.random.randint(key, (_ERROR_ROWS,), 0, data.reward.shape[0] - depth)
+
+    def path(start: Array) -> tuple[Array, Array, Array]:
+        window = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, depth), data)
+        steps = _seen(parts.config, window)
+        encode = partial(nets.encoder.apply, params["encoder"])
+
+        def advance(z: Array, action: Array) -> tuple[Array, Array]:
+            z = nets.dynamics.apply(params["dynamics"], z, action)
+            return z, z
+
+        _, predicted = jax.lax.scan(advance, encode(steps.obs[0]), steps.action)
+        return predicted, jax.vmap(encode)(steps.next_obs), jnp.cumprod(steps.discount)
+
+    predicted, real, alive = jax.vmap(path)(starts)  # [N, D, ...], [N, D, ...], [N, D]
+    count = jnp.maximum(jnp.sum(alive, axis=0), 1.0)
+
+    def mean(x: Array) -> Array:
+        return jnp.sum(alive * jnp.sum(jnp.square(x), axis=tuple(range(2, x.ndim))), axis=0) / count
+
+    mask = alive.reshape((*alive.shape, *[1] * (real.ndim - 2)))
+    centre = jnp.sum(mask * real, axis=0) / count.reshape((-1, *[1] * (real.ndim - 2)))
+    errors = jnp.sqrt(mean(predicted - real) / jnp.maximum(mean(real - centre[None]), 1e-12))
+    return jnp.concatenate([jnp.zeros(1), errors])
+
+
+def _seen(config: Config, rows: Transition) -> Transition:
+    """Steps as the networks see them; nothing is there in blank pictures and in blank cells."""
+    obs, next_obs = rows.obs.astype(jnp.float32), rows.next_obs.astype(jnp.float32)
+    if config.blank_terminal:
+        next_obs = next_obs * rows.discount[:, None, None]
+    return rows._replace(obs=obs, next_obs=next_obs)

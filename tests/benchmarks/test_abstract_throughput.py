@@ -1,0 +1,35 @@
+import pytest
+
+from benchmarks import abstract_throughput
+from jaxhybrid.errors import InputError
+from jaxhybrid.systems import gmas
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--rounds", "0"], "rounds=0"),
+        (["--depths", "-1"], "depths="),
+        (["--methods", "carr"], "did you mean 'crar'"),
+    ],
+)
+def test_bad_input_is_refused(arguments, why, tmp_path):
+    with pytest.raises(InputError, match=why):
+        abstract_throughput.main(["--preset", "smoke", *arguments, "--out", str(tmp_path / "run")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_method_has_a_preset_and_a_mode():
+    config = abstract_throughput.PRESETS["full"]
+    assert set(config.methods) == set(abstract_throughput.METHODS)
+    assert all(preset in gmas.presets for preset, _ in abstract_throughput.METHODS.values())
+
+
+@pytest.mark.slow
+def test_a_smoke_run_times_an_update_and_a_plan(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert abstract_throughput.main(["--preset", "smoke", "--no-peers", "--out", str(out)]) == 0
+    assert (out / "results.json").exists()
+    assert "crar" in capsys.readouterr().out
