@@ -8,12 +8,11 @@ updates, which takes an accelerator; ``--preset demo`` shows the machinery in mi
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, loop, policies
+from jaxhybrid.runtime import cli, training
 from jaxhybrid.systems import gmas
 from jaxhybrid.systems.gmas_config import checked
 
@@ -33,34 +32,26 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = cli.parse(
         _with_method(argv),
-        prog=f"python -m experiments {STUDY}",
+        module=f"experiments {STUDY}",
         description=(__doc__ or "").partition("\n")[0],
         presets=gmas.presets,
         preset="demo",
         default_env="maze",
     )
-    config, options = arguments.config, arguments.run
+    config = arguments.config
     env, test_env, sprites = _environments(arguments.env, config)
-    result = loop.train(
-        gmas.make(config, env, sprites=sprites, test_env=test_env if config.test_depths else None),
+    tested = test_env if config.test_depths else None
+    return training.train(
+        lambda numbers, _: gmas.make(numbers, env, sprites=sprites, test_env=tested),
         test_env,
         study=STUDY,
         preset=arguments.preset,
         config=config,
-        options=options,
+        options=arguments.run,
         iterations=config.iterations,
-    )
-    if result.exit_code == 0:
-        policies.save(
-            result.directory / "policy",
-            params=result.state.learner.params,
-            study=STUDY,
-            config=dataclasses.asdict(config),
-            spec=test_env.spec,
-            seeds=list(range(options.seed, options.seed + options.seeds)),
-            iteration=result.iteration,
-        )
-    return result.exit_code
+        policy_params=lambda state: state.learner.params,
+        command=arguments.command,
+    ).exit_code
 
 
 def _with_method(argv: Sequence[str]) -> list[str]:

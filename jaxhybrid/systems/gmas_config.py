@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Literal
 
+import jax
+
 from jaxhybrid.envs.maze_pool import GENERATORS
 from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.types import EnvSpec
@@ -132,6 +134,8 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     Raises:
       InputError: a value out of range, an unknown choice, or an environment whose actions are real vectors.
     """
+    if any(isinstance(value, jax.core.Tracer) for value in vars(config).values()):
+        return config  # a sweep, whose every value was checked before it was traced
     if spec.num_actions is None:
         raise InputError(f"env={spec.name!r} has real-valued actions: planning over a tree needs discrete ones.")
     for name, choices in _CHOICES.items():
