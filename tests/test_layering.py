@@ -14,9 +14,9 @@ ROOT = pathlib.Path(jaxhybrid.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("ops",),
-    ("networks", "rollout", "guard", "replay", "envs"),
-    ("losses",),
-    ("estimators", "model_fit"),
+    ("networks", "rollout", "guard", "replay", "trajectories", "envs"),
+    ("losses", "policies", "rollout_values"),
+    ("estimators", "model_fit", "transition_models"),
     ("dynamics",),
     ("planning", "trust_region"),
     ("systems",),
