@@ -159,7 +159,7 @@ def check_support(dataset: Trajectory, target_log_prob: Array, behaviour_log_pro
         trajectory, step = bad[0]
         raise InputError(
             f"behaviour_log_prob={behaviour[trajectory, step]} at trajectory {trajectory}, step {step}, where the "
-            "target policy's is finite: no ratio exists there. Collect with a policy that takes every action of the target."
+            "target policy's is finite: no ratio exists. Collect with a policy that takes every action of the target."
         )
 
 

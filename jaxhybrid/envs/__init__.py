@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jaxhybrid.envs import gridworld, lqr, pendulum
+from jaxhybrid.envs import gridworld, lqr, minigolf, pendulum
 from jaxhybrid.errors import unknown
 from jaxhybrid.types import Env, HostEnv
 
@@ -50,7 +50,7 @@ _MBBL = ("ant", "halfcheetah", "hopper", "swimmer", "walker2d")
 def names() -> list[str]:
     """Returns the names that `make` takes, without the optional last part and without importing a simulator."""
     simulated = {"brax": _BRAX, "gymnasium": _GYMNASIUM, "mbbl": _MBBL}
-    own = ["gridworld", "lqr/double_integrator", "pendulum"]
+    own = ["gridworld", "lqr/double_integrator", "minigolf", "pendulum"]
     return own + [f"{family}/{member}" for family, members in simulated.items() for member in members]
 
 
@@ -59,6 +59,7 @@ def make(name: str, **options: Any) -> Env | HostEnv:
 
     - ``lqr/double_integrator``: options ``gamma``, ``dt``, ``max_episode_steps``, ``action_bound``; see `lqr`.
     - ``gridworld``: options of `gridworld.make`.
+    - ``minigolf``: options of `minigolf.make`.
     - ``pendulum``: options of `pendulum.make`.
     - ``brax/<env>[/<backend>]``: options of `jaxhybrid.envs.brax.make`.
     - ``gymnasium/<id>``: any registered id; options of `jaxhybrid.envs.gymnasium.make`; a `HostEnv`.
@@ -73,7 +74,7 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     """
     if name == "lqr/double_integrator":
         return _call(_double_integrator, (), options)
-    own = {"gridworld": gridworld, "pendulum": pendulum}
+    own = {"gridworld": gridworld, "minigolf": minigolf, "pendulum": pendulum}
     if name in own:
         return _call(own[name].make, (), options)
     family, _, rest = name.partition("/")
