@@ -19,6 +19,7 @@ from jaxhybrid.types import Array, Env, EnvSpec, Key, PyTree, TimeStep
 __all__ = [
     "FiniteState",
     "Problem",
+    "ProbsFn",
     "expected_return",
     "gradient_aware_distribution",
     "gradient_error_bound",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 ProbsFn = Callable[[PyTree], Array]
+"""``probs_fn(params) -> [S, A]``."""
 
 # Sums of gamma^t P^t are doubled this often: 65,536 terms, whose rest is below 1e-14 up to gamma = 0.9995.
 _DOUBLINGS = 16

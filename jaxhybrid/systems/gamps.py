@@ -127,7 +127,9 @@ def _step(config: Config, task: Task, state: State, batch: None = None) -> tuple
 
     log_ratios = _log_ratios(config, task, params, dataset)
     ess = importance.effective_sample_size(log_ratios[:, -1])
-    stopped = state.stopped | (ess < max(SMALLEST_ESS, config.ess_fraction * dataset.mask.shape[0]))
+    few = ess < max(SMALLEST_ESS, config.ess_fraction * dataset.mask.shape[0])
+    # The exact gradient needs no trajectory.
+    stopped = state.stopped | (few & (config.gradient != "exact"))
 
     weights = step_weights(config, task, params, dataset)  # line 3
     model_params, model_loss = task.fit(state.model_params, dataset, weights)  # line 4
