@@ -8,9 +8,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxhybrid.types import Array, PolicyFn, PyTree, StepFn, ValueFn
+from jaxhybrid.types import Array, Key, PolicyFn, PyTree, StepFn, ValueFn
 
-__all__ = ["rollout_value", "score_norms"]
+__all__ = ["batch_rollout_values", "rollout_value", "score_norms"]
 
 
 def rollout_value(
@@ -66,6 +66,62 @@ def rollout_value(
         return total if value_fn is None else total + weight * value_fn(final)
 
     return jnp.mean(jax.vmap(path)(noise))
+
+
+def batch_rollout_values(
+    obs: Array,
+    action: Array,
+    key: Key,
+    *,
+    act_fn: Callable[[Array, Array], Array],
+    step_fn: Callable[[Array, Array, Array], tuple[Array, Array, Array]],
+    num_rollouts: int,
+    horizon: int,
+    gamma: Array | float,
+    value_fn: ValueFn | None = None,
+) -> Array:
+    """`rollout_value` of many pairs, for policies and models that take standard normal noise.
+
+    The noise of one step of all roll-outs is drawn at once and used at once: nothing of the length of a path is ever
+    stored, and a large batch is bound by the generator of normals.
+
+    Args:
+      obs: ``[B, D]``.
+      action: ``[B, A]``.
+      key: one draw.
+      act_fn: ``act_fn(obs [D], noise [A]) -> action [A]``, the policy of the later steps.
+      step_fn: ``(obs [D], action [A], noise [D]) -> (next_obs, reward, discount)``, the model.
+      num_rollouts: ``M``, static.
+      horizon: ``H``, static.
+      gamma: discount factor.
+      value_fn: what is expected after ``H`` steps, ``obs -> []``.
+
+    Returns:
+      Values, ``[B]``.
+    """
+    chex.assert_rank([obs, action], 2)
+    shape = (num_rollouts, obs.shape[0])
+
+    def every(fn: Callable[..., Array | tuple]) -> Callable[..., Array | tuple]:
+        return jax.vmap(jax.vmap(fn))
+
+    def advance(carry: tuple[Array, Array, Array, Array], step_key: Key) -> tuple[tuple, None]:
+        s, a, weight, total = carry
+        model_key, policy_key = jax.random.split(step_key)
+        following, reward, discount = every(step_fn)(s, a, jax.random.normal(model_key, s.shape, s.dtype))
+        next_action = every(act_fn)(following, jax.random.normal(policy_key, a.shape, a.dtype))
+        return (following, next_action, weight * gamma * discount, total + weight * reward), None
+
+    start = (
+        jnp.broadcast_to(obs, shape + obs.shape[1:]),
+        jnp.broadcast_to(action, shape + action.shape[1:]),
+        jnp.ones(shape, obs.dtype),
+        jnp.zeros(shape, obs.dtype),
+    )
+    (final, _, weight, total), _ = jax.lax.scan(advance, start, jax.random.split(key, horizon))
+    if value_fn is not None:
+        total = total + weight * every(value_fn)(final)
+    return jnp.mean(total, axis=0)
 
 
 def score_norms(

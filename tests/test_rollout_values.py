@@ -6,7 +6,7 @@ import pytest
 from jaxhybrid.envs import finite
 from jaxhybrid.ops.categorical import Categorical
 from jaxhybrid.ops.gaussian import Gaussian
-from jaxhybrid.rollout_values import rollout_value, score_norms
+from jaxhybrid.rollout_values import batch_rollout_values, rollout_value, score_norms
 from tests.oracles import check_monte_carlo_mean, finite_difference
 
 S, A = 3, 2
@@ -82,3 +82,27 @@ def test_certain_actions_have_no_score():
 def test_other_orders_are_refused():
     with pytest.raises(AssertionError, match="order=3"):
         score_norms(jnp.ones(1), jnp.ones((1, 1)), jnp.ones((1, 1)), policy_fn=None, order=3)
+
+
+def test_a_batch_of_values_is_that_of_its_pairs():
+    def step_fn(s, a, e):
+        following = 0.9 * s + 0.2 * a[0] + 0.1 * e
+        return following, -jnp.sum(s**2) + a[0], jnp.where(following[0] > 1.5, 0.0, 1.0)
+
+    def act_fn(s, e):
+        return -0.3 * s[:1] + 0.5 * e
+
+    obs, action = jax.random.normal(jax.random.key(0), (4, 2)), jax.random.normal(jax.random.key(1), (4, 1))
+    key, bound = jax.random.key(2), {"act_fn": act_fn, "step_fn": step_fn, "gamma": 0.9, "value_fn": jnp.sum}
+    found = batch_rollout_values(obs, action, key, num_rollouts=3, horizon=5, **bound)
+    # The same noise, drawn from where the batch draws it: [H, M, B, ...].
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, 5))
+    steps = jax.vmap(lambda k: jax.random.normal(k, (3, 4, 2)))(keys[:, 0])
+    acts = jax.vmap(lambda k: jax.random.normal(k, (3, 4, 1)))(keys[:, 1])
+    # There the noise of an action is drawn with the step before it, the last one's is not used.
+    acts = jnp.roll(acts, 1, axis=0)
+    each = [
+        rollout_value(obs[b], action[b], (acts[:, :, b].swapaxes(0, 1), steps[:, :, b].swapaxes(0, 1)), **bound)
+        for b in range(4)
+    ]
+    np.testing.assert_allclose(found, each, rtol=1e-5)

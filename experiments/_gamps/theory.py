@@ -179,7 +179,7 @@ def draw(sides: Bounds, errors: Errors, path: Path) -> None:
         ratio = sides.error / np.maximum(bound, 1e-300)
         left.plot(horizon, np.maximum(ratio, 1e-6), ".", markersize=2, alpha=0.35, color=colour, label=label)
     left.axhline(1.0, color="0.2", linewidth=1.2)
-    left.annotate("above this line the bound is broken", (1.3, 1.25), fontsize=9)
+    left.annotate("above this line the bound is broken", (1.15, 4.0), fontsize=9)
     left.set_xscale("log")
     left.set_yscale("log")
     left.set_ylim(1e-6, 60.0)

@@ -18,7 +18,7 @@ from jaxhybrid import policies, trajectories, transition_models
 from jaxhybrid.envs import finite, gridworld
 from jaxhybrid.networks import Network
 from jaxhybrid.ops.returns import discounted_sum
-from jaxhybrid.rollout_values import rollout_value, score_norms
+from jaxhybrid.rollout_values import batch_rollout_values, score_norms
 from jaxhybrid.systems.gamps_config import Config
 from jaxhybrid.trajectories import Trajectory
 from jaxhybrid.types import Array, Env, Key, PyTree
@@ -155,20 +155,18 @@ def continuous_task(
         return found.reshape(shape)
 
     def q_values(model_params: PyTree, params: PyTree, dataset: Trajectory, key: Key) -> Array:
-        action_key, model_key = jax.random.split(key)
-        shape = (*dataset.mask.shape, config.rollouts, config.model_horizon)
-        # Drawn in one batch: a key per roll-out and step would cost three times the draws.
-        noise = (
-            jax.random.normal(action_key, (*shape, spec.action_dim)),
-            jax.random.normal(model_key, (*shape, spec.obs_dim)),
-        )
-        value = partial(
-            rollout_value,
+        obs, action = (x.reshape((-1,) + x.shape[2:]) for x in (dataset.obs, dataset.action))
+        values = batch_rollout_values(
+            obs,
+            action,
+            key,
             act_fn=lambda s, e: policy_fn(params, s).reparameterise(e),
             step_fn=partial(step_fn, model_params),
+            num_rollouts=config.rollouts,
+            horizon=config.model_horizon,
             gamma=config.gamma,
         )
-        return jax.vmap(jax.vmap(value))(dataset.obs, dataset.action, noise)
+        return values.reshape(dataset.mask.shape)
 
     def evaluate(params: PyTree, key: Key) -> Array:
         episodes = _collect(env, policy_fn, policy_fn, config.episode_steps, params, key, config.eval_episodes, False)
