@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import gamps, gamps_theory
+from experiments import gamps, gamps_losses, gamps_theory
 from experiments._gamps import report
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import records
@@ -66,6 +66,7 @@ def test_theory(tmp_path, capsys):
         (gamps, ["--domain", "minigolf", "--method", "exact"], "method='exact' is unknown"),
         (gamps, ["--seed", "-1"], "seed"),
         (gamps, ["--out", " "], "out"),
+        (gamps_losses, ["--seeds", "0"], "seeds"),
         (gamps_theory, ["--problems", "1"], "problems"),
         (gamps_theory, ["--trajectories", "100"], "trajectories"),
         (gamps_theory, ["--seed", "-1"], "seed"),
@@ -75,3 +76,15 @@ def test_theory(tmp_path, capsys):
 def test_bad_arguments_are_refused(study, argv, field):
     with pytest.raises(InputError, match=rf"^{field}"):
         study.main(argv)
+
+
+def test_losses(tmp_path, capsys):
+    out = tmp_path / "losses"
+    assert gamps_losses.main(["--preset", "smoke", "--fit-steps", "30", "--out", str(out)]) == 0
+    rows = {(row["topology"], row["loss"]): row for row in json.loads((out / "results.json").read_text())}
+    assert len(rows) == 12
+    assert rows["two_areas", "gradient-aware"]["first_cosine"] > 0.999
+    assert rows["two_areas", "likelihood"]["first_cosine"] < 0.9
+    assert rows["literal", "gradient-aware"]["first_cosine"] < 0.95
+    assert all(rows[topology, "true gradient"]["first_cosine"] > 0.9999 for topology in ("two_areas", "literal"))
+    assert (out / "losses.png").stat().st_size > 10_000
