@@ -19,6 +19,8 @@ class Config:
     """What is solved; decides policy, model class and data."""
     topology: Literal["two_areas", "literal"] = "two_areas"
     """Geometry of the gridworld; see `envs.gridworld.layout`."""
+    far_friction: float = 0.19
+    """Friction of minigolf's far area: 0.19 in the line of earlier versions, 0.5 or 1.0 for sand."""
     iterations: int = 100
     """Iterations of fit, evaluation and improvement."""
     trajectories: int = 1000
@@ -65,6 +67,7 @@ class Config:
 
 
 _POSITIVE = (
+    "far_friction",
     "iterations",
     "trajectories",
     "episode_steps",

@@ -7,6 +7,7 @@ the losses and estimators of one trajectory, which the tests compare.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxhybrid import policies, trajectories, transition_models
 from jaxhybrid.envs import finite, gridworld
+from jaxhybrid.errors import InputError
 from jaxhybrid.networks import Network
 from jaxhybrid.ops.returns import discounted_sum
 from jaxhybrid.rollout_values import batch_rollout_values, score_norms
@@ -23,7 +25,7 @@ from jaxhybrid.systems.gamps_config import Config
 from jaxhybrid.trajectories import Trajectory
 from jaxhybrid.types import Array, Env, Key, PyTree
 
-__all__ = ["Task", "continuous_task", "gridworld_task", "minigolf_task"]
+__all__ = ["Task", "continuous_task", "gridworld_task", "minigolf_task", "swimmer_task"]
 
 
 class Task(NamedTuple):
@@ -123,6 +125,15 @@ def minigolf_task(config: Config, env: Env) -> Task:
     return continuous_task(config, env, policy, explore, model)
 
 
+def swimmer_task(config: Config, env: Env) -> Task:
+    """The swimmer, or any task with a reward of the observation: a linear policy, a tanh network for the model."""
+    size = (env.spec.obs_dim, env.spec.action_dim)
+    policy, explore = (
+        policies.linear_gaussian(*size, log_std=math.log(std)) for std in (config.policy_std, config.behaviour_std)
+    )
+    return continuous_task(config, env, policy, explore, transition_models.network_gaussian(*size))
+
+
 def continuous_task(
     config: Config, env: Env, policy: Network, explore: Network, model: transition_models.TransitionModel
 ) -> Task:
@@ -134,14 +145,19 @@ def continuous_task(
       policy: what is improved.
       explore: what collects the data, with the same parameters.
       model: class of the transition model.
+
+    Raises:
+      InputError: the environment's reward is not a function of observations.
     """
     policy_fn, spec = policy.apply, env.spec
+    if spec.reward_fn is None:
+        raise InputError(f"env={spec.name!r} has no reward as a function of observations, and roll-outs need one.")
+    reward_fn = spec.reward_fn
 
     def step_fn(model_params: PyTree, obs: Array, action: Array, noise: Array) -> tuple[Array, Array, Array]:
-        assert spec.reward_fn is not None
         next_obs = model.sample(model_params, obs, action, noise)
         ended = spec.terminated_fn(obs, action, next_obs) if spec.terminated_fn else jnp.zeros((), bool)
-        return next_obs, spec.reward_fn(obs, action, next_obs), 1.0 - ended.astype(obs.dtype)
+        return next_obs, reward_fn(obs, action, next_obs), 1.0 - ended.astype(obs.dtype)
 
     def each(fn: Callable[[Array, Array], Array]) -> Callable[[Trajectory], Array]:
         return lambda dataset: jax.vmap(jax.vmap(fn))(dataset.obs, dataset.action)

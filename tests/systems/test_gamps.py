@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhybrid import estimators, transition_models
+from jaxhybrid import envs, estimators, transition_models
 from jaxhybrid.envs import finite, gridworld
 from jaxhybrid.errors import InputError
 from jaxhybrid.ops import importance
@@ -241,3 +241,19 @@ def test_a_data_set_of_ones_own():
     np.testing.assert_array_equal(state.dataset.action, data.action)
     with pytest.raises(InputError, match="behaviour_log_prob is missing"):
         gamps.make(config, gamps.environment(config), data._replace(behaviour_log_prob=None))
+
+
+def test_a_network_model_steps_on_any_task_whose_reward_is_known():
+    config = dataclasses.replace(
+        gamps.presets["swimmer"], trajectories=4, episode_steps=5, rollouts=2, model_horizon=3, model_steps=2,
+        eval_episodes=2,
+    )  # fmt: skip
+    system = gamps.make(config, envs.make("pendulum"))
+    state = jax.jit(system.init)(KEY)
+    after, metrics = jax.jit(system.step)(state, None)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert after.policy_params["gain"].shape == (1, 3)
+    assert not np.array_equal(after.policy_params["gain"], state.policy_params["gain"])
+    unknown = envs.make("pendulum")
+    with pytest.raises(InputError, match="env='pendulum' has no reward as a function of observations"):
+        gamps.make(config, unknown._replace(spec=unknown.spec._replace(reward_fn=None)))
