@@ -1,8 +1,8 @@
 """Bias, variance and error of gradients that mix a model with recordings, and the speed and memory of an iteration.
 
 On the gridworld, whose gradient is known: Monte Carlo (MFG), fully model-based (FMG) and model-value (MVG) gradients
-with likely and gradient-aware models, over the number of trajectories. Then one continuous iteration beside plain NumPy,
-and the memory of the score norms of a large policy. Prints tables; writes manifest.json and results.json.
+with likely and gradient-aware models, over the number of trajectories. Then one continuous iteration beside NumPy, and
+the memory of the score norms of a large policy. Prints tables; writes manifest.json and results.json.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -102,7 +103,7 @@ def batch_rollout_values(
     chex.assert_rank([obs, action], 2)
     shape = (num_rollouts, obs.shape[0])
 
-    def every(fn: Callable[..., Array | tuple]) -> Callable[..., Array | tuple]:
+    def every(fn: Callable[..., Any]) -> Callable[..., Any]:
         return jax.vmap(jax.vmap(fn))
 
     def advance(carry: tuple[Array, Array, Array, Array], step_key: Key) -> tuple[tuple, None]:

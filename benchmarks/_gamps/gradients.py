@@ -79,12 +79,11 @@ def _estimators(count: int, behaviour: Array, target: Array) -> tuple[Any, np.nd
     def one(key: Key) -> Array:
         data = task.collect(behaviour, key, count, True)
         found = []
-        for kind in ("per_decision", "reinforce"):
-            config = dataclasses.replace(base, gradient=kind)
+        for baseline in ("pgt", "reinforce"):
+            config = dataclasses.replace(gamps.presets[baseline], trajectories=count)
             found.append(gamps.policy_gradient(config, task, target, None, data, key))
         models = []
-        for kind in ("uniform", "gradient_aware"):
-            config = dataclasses.replace(base, model_weights=kind)
+        for config in (dataclasses.replace(base, model_weights="uniform"), base):
             weights = gamps.step_weights(config, task, target, data)
             models.append(task.fit(task.init_model(key), data, weights)[0])
         for effects in models:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -89,8 +90,8 @@ def speed(recordings: int, repeats: int) -> dict[str, float]:
     steps = recordings * _STEPS * _ROLLOUTS * _HORIZON
     seconds: dict[str, list[float]] = {"jax": [], "numpy": []}
     for i in range(repeats):
-        seconds["jax"].append(_seconds(lambda i=i: run(data, params, jax.random.key(i))))
-        seconds["numpy"].append(_seconds(lambda i=i: numpy_run(np.random.default_rng(i))))
+        seconds["jax"].append(_seconds(partial(run, data, params, jax.random.key(i))))
+        seconds["numpy"].append(_seconds(partial(numpy_run, np.random.default_rng(i))))
     found = {"model_steps": float(steps)}
     for name, taken in seconds.items():
         found[f"{name}_seconds"] = float(np.median(taken))
@@ -115,7 +116,7 @@ def score_memory(hidden: int) -> dict[str, float]:
     def bytes_of(chunk: int) -> float:
         fn = partial(score_norms, policy_fn=policy.apply, chunk=chunk)
         analysis = jax.jit(fn).lower(params, obs, action).compile().memory_analysis()
-        return float(analysis.temp_size_in_bytes)
+        return float(analysis.temp_size_in_bytes) if analysis else math.nan
 
     return {
         "parameters": float(size),

@@ -33,12 +33,12 @@ def iteration(
       horizon: ``H``.
     """
     obs, action, behaviour = data
-    std, gamma = np.float32(np.exp(log_std)), np.float32(gamma)
+    std, discount = np.float32(np.exp(log_std)), np.float32(gamma)
     noise = (action - params[0] * obs - params[1]) / std
     log_prob = np.float32(-0.5) * noise**2 - np.float32(log_std + 0.5 * np.log(2 * np.pi))
     log_ratio = np.cumsum(log_prob - behaviour, axis=1)
     score = np.stack([noise * obs, noise], axis=-1) / std
-    discounts = gamma ** np.arange(obs.shape[1], dtype=np.float32)
+    discounts = discount ** np.arange(obs.shape[1], dtype=np.float32)
     weights = discounts * np.exp(log_ratio) * np.cumsum(np.linalg.norm(score, axis=-1), axis=1)
 
     s, a = (np.repeat(x.ravel()[None], rollouts, axis=0) for x in (obs, action))
@@ -49,7 +49,7 @@ def iteration(
         eps = rng.standard_normal(s.shape, dtype=np.float32)
         s = s + mean[0] + mean[1] * s + mean[2] * a + np.exp(spread[0] + spread[1] * s + spread[2] * a) * eps
         a = params[0] * s + params[1] + std * rng.standard_normal(s.shape, dtype=np.float32)
-        weight *= gamma
+        weight *= discount
     values = total.mean(axis=0).reshape(obs.shape)
     coefficient = discounts * np.exp(log_ratio) * values
     return np.einsum("nt,ntd->d", coefficient, score) / obs.shape[0], weights

@@ -42,11 +42,11 @@ class Errors(NamedTuple):
     """Root mean squared error of the mean of N estimates, and N.
 
     Attributes:
-      count: trajectories per estimate, ``[K]``.
+      trajectories: per estimate, ``[K]``.
       error: relative to the norm of the exact model-value gradient, ``[K]``.
     """
 
-    count: np.ndarray
+    trajectories: np.ndarray
     error: np.ndarray
 
 
@@ -150,9 +150,9 @@ def summary(sides: Bounds, errors: Errors) -> dict[str, Any]:
         "printed_violations": int(np.sum(sides.error > sides.printed + slack)),
         "tightest_corrected": float(np.min(sides.corrected / np.maximum(sides.error, 1e-300))),
         "counter_example": table,
-        "trajectories": errors.count,
+        "trajectories": errors.trajectories,
         "relative_error": errors.error,
-        "slope": float(np.polyfit(np.log(errors.count), np.log(errors.error), 1)[0]),
+        "slope": float(np.polyfit(np.log(errors.trajectories), np.log(errors.error), 1)[0]),
     }
 
 
@@ -187,9 +187,9 @@ def draw(sides: Bounds, errors: Errors, path: Path) -> None:
     left.set_ylabel("error of the gradient / bound")
     left.set_title(f"Theorem 3.2 on {len(sides.error):,} random problems")
     left.legend(frameon=False, markerscale=6, loc="lower left")
-    right.plot(errors.count, errors.error, "o-", color="#009E73", label="model-value gradient, equation 5")
-    guide = errors.error[0] * np.sqrt(errors.count[0] / errors.count)
-    right.plot(errors.count, guide, "--", color="0.4", label="slope -1/2")
+    right.plot(errors.trajectories, errors.error, "o-", color="#009E73", label="model-value gradient, equation 5")
+    guide = errors.error[0] * np.sqrt(errors.trajectories[0] / errors.trajectories)
+    right.plot(errors.trajectories, guide, "--", color="0.4", label="slope -1/2")
     right.set_xscale("log")
     right.set_yscale("log")
     right.set_xlabel("trajectories N")

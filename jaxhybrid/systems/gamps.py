@@ -61,7 +61,9 @@ def environment(config: Config) -> Env:
         return gridworld.make(topology=config.topology, max_episode_steps=config.episode_steps)
     if config.domain == "minigolf":
         return minigolf.make(far_friction=config.far_friction, max_episode_steps=config.episode_steps)
-    return envs.make("mbbl/swimmer")
+    swimmer = envs.make("mbbl/swimmer")
+    assert isinstance(swimmer, Env), "its default physics is Brax"
+    return swimmer
 
 
 def make_task(config: Config, env: Env) -> Task:
