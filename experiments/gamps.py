@@ -42,11 +42,17 @@ class Config:
     """Bootstrap samples of every comparison."""
     literal: bool = True
     """Whether the gridworld is also run in its literal layout, with the most trajectories."""
+    fresh_trajectories: int = 0
+    """Trajectories of the current policy that replace the oldest ones at every update; 0 is the batch setting."""
 
 
 PRESETS = {
     ("paper", "gridworld"): Config(),
     ("paper", "minigolf"): Config("minigolf", METHODS[:-1], seeds=10, trajectories=(50,), iterations=30),
+    ("interactive", "gridworld"): Config(trajectories=(100,), literal=False, fresh_trajectories=20),
+    ("interactive", "minigolf"): Config(
+        "minigolf", METHODS[:-1], seeds=10, trajectories=(50,), iterations=30, fresh_trajectories=10
+    ),
     ("smoke", "gridworld"): Config(methods=("gamps", "ml"), seeds=3, trajectories=(50,), iterations=10, literal=False),
     ("smoke", "minigolf"): Config("minigolf", ("gamps", "pgt"), seeds=2, trajectories=(5,), iterations=3),
 }
@@ -58,7 +64,7 @@ class Arguments:
 
     domain: Literal["gridworld", "minigolf"] = "gridworld"
     """What is solved."""
-    preset: Literal["paper", "smoke"] = "paper"
+    preset: Literal["paper", "interactive", "smoke"] = "paper"
     """Named numbers."""
     method: tuple[str, ...] = ("all",)
     """Methods to compare; "all": those of the preset."""

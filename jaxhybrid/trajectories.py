@@ -110,8 +110,8 @@ def checked(dataset: Trajectory) -> Trajectory:
     """Returns a data set ``[N, T, ...]`` if every field makes sense.
 
     Raises:
-      InputError: a missing field, unequal leading axes, a value that is not finite, or a mask that is not ones followed
-        by zeros; the message names the field and the place.
+      InputError: a missing field, unequal leading axes, an action that its policy never takes, a value that is not
+        finite, or a mask that is not ones followed by zeros; the message names the field and the place.
     """
     if dataset.behaviour_log_prob is None:
         raise InputError(
@@ -130,6 +130,8 @@ def checked(dataset: Trajectory) -> Trajectory:
                 f"{name} has the shape {np.shape(value)} and reward {shape}: trajectories of unequal length are "
                 "padded to one length and masked (trajectories.stack)."
             )
+    check_support(dataset, np.zeros(shape))
+    for name, value in dataset._asdict().items():
         bad = np.argwhere(~np.isfinite(np.asarray(value, np.float64)))
         if len(bad):
             raise InputError(f"{name} is not finite at trajectory {bad[0][0]}, step {bad[0][1]}: leave it out.")
@@ -140,7 +142,9 @@ def checked(dataset: Trajectory) -> Trajectory:
     return dataset
 
 
-def check_support(dataset: Trajectory, target_log_prob: Array, behaviour_log_prob: Array | None = None) -> None:
+def check_support(
+    dataset: Trajectory, target_log_prob: Array | np.ndarray, behaviour_log_prob: Array | None = None
+) -> None:
     """Refuses data that cannot be reweighted to the target policy.
 
     Args:

@@ -97,6 +97,7 @@ def test_damaged_or_foreign_files_are_refused(tmp_path):
         ({"mask": None}, "mask is missing"),
         ({"reward": jnp.ones(3)}, r"reward has the shape \(3,\)"),
         ({"obs": jnp.ones((2, 4, 2))}, r"obs has the shape \(2, 4, 2\) and reward \(2, 3\)"),
+        ({"behaviour_log_prob": jnp.zeros((2, 3)).at[0, 1].set(-jnp.inf)}, "behaviour_log_prob=-inf at .* 0, step 1"),
         ({"reward": jnp.ones((2, 3)).at[1, 2].set(jnp.nan)}, "reward is not finite at trajectory 1, step 2"),
         ({"mask": jnp.array([[1.0, 1, 1], [1, 0, 1]])}, "mask of trajectory 1 .* see step 2"),
         ({"mask": jnp.array([[1.0, 1, 1], [0, 0, 0]])}, "mask of trajectory 1"),

@@ -17,7 +17,7 @@ from jaxhybrid.systems import gamps
 if TYPE_CHECKING:
     from experiments.gamps import Config
 
-__all__ = ["Setting", "settings", "sweep", "weight_maps"]
+__all__ = ["Setting", "numbers", "settings", "sweep", "weight_maps"]
 
 
 class Setting(NamedTuple):
@@ -44,7 +44,11 @@ def settings(config: Config) -> list[Setting]:
 def numbers(config: Config, setting: Setting) -> gamps.Config:
     """Returns the numbers of the algorithm in one setting."""
     base = config.domain if setting.method == "gamps" else f"{config.domain}/{setting.method}"
-    changes: dict[str, Any] = {"trajectories": setting.trajectories, "iterations": config.iterations}
+    changes: dict[str, Any] = {
+        "trajectories": setting.trajectories,
+        "iterations": config.iterations,
+        "fresh_trajectories": config.fresh_trajectories,
+    }
     if setting.topology:
         changes["topology"] = setting.topology
     return dataclasses.replace(gamps.presets[base], **changes)

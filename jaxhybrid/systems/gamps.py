@@ -19,7 +19,7 @@ from jaxhybrid.guard import Guard, apply_if_finite
 from jaxhybrid.ops import importance, trees
 from jaxhybrid.systems.gamps_config import Config, checked, presets
 from jaxhybrid.systems.gamps_tasks import Task, gridworld_task, minigolf_task, swimmer_task
-from jaxhybrid.trajectories import Trajectory, check_support
+from jaxhybrid.trajectories import Trajectory
 from jaxhybrid.trajectories import checked as checked_dataset
 from jaxhybrid.types import Array, Env, Key, Metrics, PyTree, System
 
@@ -91,7 +91,6 @@ def make(config: Config, env: Env, dataset: Trajectory | None = None) -> System:
     task = make_task(checked(config), env)
     if dataset is not None:
         dataset = checked_dataset(dataset)
-        check_support(dataset, jnp.zeros_like(dataset.mask))
 
     def act(state: State, obs: Array, key: Key, *, deterministic: bool) -> Array:
         return task.act(state.policy_params, obs, key, deterministic)

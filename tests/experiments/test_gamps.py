@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from experiments import gamps, gamps_losses, gamps_theory
-from experiments._gamps import report
+from experiments._gamps import report, sweep
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import records
+from jaxhybrid.systems.gamps_config import checked
 
 
 def test_paired_bootstrap():
@@ -45,6 +46,14 @@ def test_small_run(tmp_path, capsys):
     assert set(likely["gamps_minus_this"]) == {"final", "best", "mean_over_iterations", "stopped"}
     for name in ("returns_two_areas", "cosines", "weights"):
         assert (out / f"{name}.png").stat().st_size > 10_000
+
+
+def test_presets_are_numbers_of_the_algorithm():
+    for (preset, domain), config in gamps.PRESETS.items():
+        for setting in sweep.settings(config):
+            chosen = checked(sweep.numbers(config, setting))
+            assert (chosen.domain, chosen.trajectories) == (domain, setting.trajectories)
+            assert (chosen.fresh_trajectories > 0) == (preset == "interactive")
 
 
 def test_theory(tmp_path, capsys):

@@ -241,6 +241,9 @@ def test_a_data_set_of_ones_own():
     np.testing.assert_array_equal(state.dataset.action, data.action)
     with pytest.raises(InputError, match="behaviour_log_prob is missing"):
         gamps.make(config, gamps.environment(config), data._replace(behaviour_log_prob=None))
+    never = data.behaviour_log_prob.at[2, 1].set(-jnp.inf)
+    with pytest.raises(InputError, match="behaviour_log_prob=-inf at trajectory 2, step 1"):
+        gamps.make(config, gamps.environment(config), data._replace(behaviour_log_prob=never))
 
 
 def test_a_network_model_steps_on_any_task_whose_reward_is_known():
