@@ -24,8 +24,11 @@ from jaxhybrid.losses.abstract import (
 )
 from jaxhybrid.losses.critic import entropy_temperature_loss, squared_error
 from jaxhybrid.losses.gradient_matching import critic_slope_loss, gradient_matching_loss
+from jaxhybrid.losses.model_value import model_value_surrogate, per_decision_surrogate
 from jaxhybrid.losses.pathwise import maac_loss
+from jaxhybrid.losses.weighted_likelihood import weighted_nll
 from jaxhybrid.ops.gaussian import TanhGaussian
+from jaxhybrid.trajectories import Trajectory
 from jaxhybrid.types import Env, System, TimeStep, Transition
 from tests.systems import cases
 
@@ -78,7 +81,30 @@ def head_fn(params, z, action):
 
 WALK = {"policy_fn": policy_fn, "step_fn": step_fn, "horizon": 2, "gamma": 0.9}
 
+EPISODE = Trajectory(
+    obs=jnp.stack([OBS, OBS + 0.3]),
+    action=jnp.array([[0.2, -0.1], [0.0, 0.3]]),
+    reward=jnp.array([1.0, -0.5]),
+    discount=jnp.ones(2),
+    next_obs=jnp.stack([OBS + 0.3, OBS - 0.1]),
+    behaviour_log_prob=jnp.array([-0.4, 0.2]),
+    mask=jnp.ones(2),
+)
+VALUED = {"policy_fn": policy_fn, "q_fn": lambda s, a, key: jnp.sum(s) * a[0] + jax.random.normal(key), "gamma": 0.9}
+
+
+def change_log_prob(params, obs, action, next_obs):
+    return -jnp.sum((next_obs - obs - params * action[0]) ** 2)
+
+
 LOSSES = {
+    model_value_surrogate: (POLICY, EPISODE, VALUED),
+    per_decision_surrogate: (POLICY, EPISODE, {"policy_fn": policy_fn, "gamma": 0.9}),
+    weighted_nll: (
+        jnp.array([0.1, 0.2, -0.3]),
+        EPISODE,
+        {"log_prob_fn": change_log_prob, "step_weights": jnp.array([1.0, 0.5])},
+    ),
     maac_loss: (POLICY, OBS, WALK | {"q_fn": q_fn, "temperature": 0.1, "num_paths": 2}),
     squared_error: (
         jnp.array([0.3, -0.7]),
@@ -114,6 +140,8 @@ LOSSES = {
     ),
 }
 ESTIMATORS = {
+    estimators.model_value: (POLICY, EPISODE, VALUED),
+    estimators.per_decision: (POLICY, EPISODE, {"policy_fn": policy_fn, "gamma": 0.9, "past_rewards": True}),
     estimators.score_function: (POLICY, OBS, WALK | {"value_fn": lambda s: -jnp.sum(s**2)}),
     estimators.pathwise: (POLICY, OBS, WALK | {"value_fn": lambda s: -jnp.sum(s**2)}),
 }
@@ -295,7 +323,7 @@ def system_modules():
 
 
 def test_every_system_has_a_case():
-    assert list(system_modules()) == ["gmas", "maac"]
+    assert list(system_modules()) == ["gamps", "gmas", "maac"]
 
 
 def test_system_steps_have_the_shape_of_scan():

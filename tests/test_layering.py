@@ -14,9 +14,9 @@ ROOT = pathlib.Path(jaxhybrid.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("ops",),
-    ("networks", "rollout", "guard", "replay", "sharding", "envs"),
-    ("losses",),
-    ("estimators", "model_fit", "abstract_networks"),
+    ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "envs"),
+    ("losses", "policies", "rollout_values"),
+    ("estimators", "model_fit", "transition_models", "abstract_networks"),
     ("dynamics", "cell_encoder"),
     ("planning", "trust_region"),
     ("systems",),

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jaxhybrid.envs import catcher, lqr, maze, pendulum, simple_maze
+from jaxhybrid.envs import catcher, gridworld, lqr, maze, minigolf, pendulum, simple_maze
 from jaxhybrid.errors import unknown
 from jaxhybrid.types import Env, HostEnv
 
@@ -46,7 +46,9 @@ _GYMNASIUM = (
 )
 _OWN: dict[str, Callable[..., Env]] = {
     "catcher": catcher.make,
+    "gridworld": gridworld.make,
     "maze": maze.make,
+    "minigolf": minigolf.make,
     "pendulum": pendulum.make,
     "simple_maze": simple_maze.make,
 }
@@ -64,7 +66,8 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     """Makes an environment from its name.
 
     - ``lqr/double_integrator``: options ``gamma``, ``dt``, ``max_episode_steps``, ``action_bound``; see `lqr`.
-    - ``catcher``, ``maze``, ``pendulum``, ``simple_maze``: options of the ``make`` of that module.
+    - ``catcher``, ``gridworld``, ``maze``, ``minigolf``, ``pendulum``, ``simple_maze``: options of the ``make`` of that
+      module.
     - ``brax/<env>[/<backend>]``: options of `jaxhybrid.envs.brax.make`.
     - ``gymnasium/<id>``: any registered id; options of `jaxhybrid.envs.gymnasium.make`; a `HostEnv`.
     - ``mbbl/<task>[/<physics>]``: options of `jaxhybrid.envs.mbbl.make`.

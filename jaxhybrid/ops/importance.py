@@ -11,6 +11,7 @@ from jaxhybrid.types import Array
 __all__ = [
     "effective_sample_size",
     "gradient_aware_weights",
+    "per_decision_coefficients",
     "per_decision_log_ratios",
     "self_normalised_weights",
     "truncated_weights",
@@ -88,7 +89,7 @@ def gradient_aware_weights(
     Args:
       log_ratio: per-step ``log pi / b`` (not cumulated), ``[T]``.
       score_norm: per-step norm of the score, non-negative, ``[T]``.
-      gamma: discount factor, in (0, 1].
+      gamma: discount factor, in [0, 1].
       cumulative: False weighs step t by its own score norm only (a variant that forgets that a transition matters to
         every decision before it).
 
@@ -103,6 +104,45 @@ def gradient_aware_weights(
     chex.assert_rank([log_ratio, score_norm], 1)
     chex.assert_equal_shape([log_ratio, score_norm])
     chex.assert_type([log_ratio, score_norm], float)
-    t = jnp.arange(log_ratio.shape[0], dtype=log_ratio.dtype)
     score = jnp.cumsum(score_norm) if cumulative else score_norm
-    return jnp.exp(t * jnp.log(gamma) + jnp.cumsum(log_ratio) + jnp.log(score))
+    return jnp.exp(_log_discounts(log_ratio, gamma) + jnp.cumsum(log_ratio) + jnp.log(score))
+
+
+def per_decision_coefficients(
+    log_ratio: Array, reward: Array, *, gamma: Array | float, past_rewards: bool = False
+) -> Array:
+    """What multiplies the score of step t in the policy gradient from off-policy returns, ratios per decision.
+
+    ``c_t = sum_{k>=t} gamma^k rho_{0:k} r_k``; with the rewards before t, whose product with the score has mean zero,
+    additionally ``rho_{0:t} sum_{k<t} gamma^k r_k``.
+
+    Args:
+      log_ratio: cumulated ``log rho_{0:t}``, ``[T]``.
+      reward: rewards, zero past the end, ``[T]``.
+      gamma: discount factor, in [0, 1].
+      past_rewards: False is the policy-gradient theorem's form (PGT, GPOMDP), True is REINFORCE's.
+
+    Returns:
+      Coefficients, ``[T]``.
+
+    Raises:
+      AssertionError: ranks other than 1, unequal lengths or integer arrays.
+
+    Source: Precup, Sutton and Singh 2000, Eligibility traces for off-policy policy evaluation, section 3.
+    """
+    chex.assert_rank([log_ratio, reward], 1)
+    chex.assert_equal_shape([log_ratio, reward])
+    chex.assert_type([log_ratio, reward], float)
+    log_discount = _log_discounts(reward, gamma)
+    weighted = jnp.exp(log_discount + log_ratio) * reward
+    to_go = jnp.cumsum(weighted[::-1])[::-1]
+    if not past_rewards:
+        return to_go
+    discounted = jnp.exp(log_discount) * reward
+    return to_go + jnp.exp(log_ratio) * (jnp.cumsum(discounted) - discounted)
+
+
+def _log_discounts(like: Array, gamma: Array | float) -> Array:
+    """``t log gamma``, ``[T]``; at gamma = 0 it is 0 for the first step and minus infinity after it."""
+    t = jnp.arange(like.shape[0], dtype=like.dtype)
+    return jax.scipy.special.xlogy(t, jnp.asarray(gamma, like.dtype))

@@ -71,3 +71,18 @@ def test_gradient_aware_weights_of_a_thousand_steps_neither_over_nor_underflow()
 def test_bad_shapes_and_dtypes_are_refused(call):
     with pytest.raises(AssertionError):
         call()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_gradient_aware_weights_down_to_no_discount_at_all(gamma):
+    weights = importance.gradient_aware_weights(jnp.zeros(3), jnp.ones(3), gamma=gamma)
+    np.testing.assert_allclose(weights, [1.0, 2 * gamma, 3 * gamma**2], rtol=1e-6)
+
+
+def test_per_decision_coefficients_by_hand():
+    log_ratio, reward = jnp.log(jnp.array([2.0, 1.0, 3.0])), jnp.array([1.0, 10.0, 100.0])
+    # gamma^k rho_{0:k} r_k = 2, 5, 75; sums to go. The rewards before t, gamma^k r_k = 1, 5, 25, weigh rho_{0:t}.
+    found = importance.per_decision_coefficients(log_ratio, reward, gamma=0.5)
+    np.testing.assert_allclose(found, [82.0, 80.0, 75.0], rtol=1e-6)
+    found = importance.per_decision_coefficients(log_ratio, reward, gamma=0.5, past_rewards=True)
+    np.testing.assert_allclose(found, [82.0, 80.0 + 1.0 * 1.0, 75.0 + 3.0 * 6.0], rtol=1e-6)
