@@ -1,8 +1,8 @@
 """Gradient-aware model-based policy search against a likely model, PGT and REINFORCE, from recorded trajectories.
 
 On the gridworld: weight maps, returns over iterations for several numbers of trajectories, cosines with the true
-gradient, and a statement per claim of the paper. On minigolf: returns over iterations. Writes manifest.json,
-metrics.jsonl (one record per setting, method and seed), results.json and one picture per figure.
+gradient, and a statement per claim of the paper. On minigolf and swimmer: returns over iterations. Writes
+manifest.json, metrics.jsonl (one record per setting, method and seed), results.json and one picture per figure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Config:
     """The numbers of the study; those of the algorithm are the presets of `systems.gamps`."""
 
     domain: str = "gridworld"
-    """What is solved: gridworld or minigolf."""
+    """What is solved: gridworld, minigolf or swimmer."""
     methods: tuple[str, ...] = METHODS
     """What is compared: presets of `systems.gamps`."""
     seeds: int = 20
@@ -49,12 +49,17 @@ class Config:
 PRESETS = {
     ("paper", "gridworld"): Config(),
     ("paper", "minigolf"): Config("minigolf", METHODS[:-1], seeds=10, trajectories=(50,), iterations=30),
+    ("paper", "swimmer"): Config("swimmer", METHODS[:-1], seeds=10, trajectories=(100,), iterations=20),
     ("interactive", "gridworld"): Config(trajectories=(100,), literal=False, fresh_trajectories=20),
     ("interactive", "minigolf"): Config(
         "minigolf", METHODS[:-1], seeds=10, trajectories=(50,), iterations=30, fresh_trajectories=10
     ),
+    ("interactive", "swimmer"): Config(
+        "swimmer", METHODS[:-1], seeds=10, trajectories=(100,), iterations=20, fresh_trajectories=20
+    ),
     ("smoke", "gridworld"): Config(methods=("gamps", "ml"), seeds=3, trajectories=(50,), iterations=10, literal=False),
     ("smoke", "minigolf"): Config("minigolf", ("gamps", "pgt"), seeds=2, trajectories=(5,), iterations=3),
+    ("smoke", "swimmer"): Config("swimmer", ("gamps", "pgt"), seeds=1, trajectories=(5,), iterations=2),
 }
 
 
@@ -62,7 +67,7 @@ PRESETS = {
 class Arguments:
     """What the study is given on the command line; numbers that are left out are those of the preset."""
 
-    domain: Literal["gridworld", "minigolf"] = "gridworld"
+    domain: Literal["gridworld", "minigolf", "swimmer"] = "gridworld"
     """What is solved."""
     preset: Literal["paper", "interactive", "smoke"] = "paper"
     """Named numbers."""
@@ -139,7 +144,7 @@ def main(argv: Sequence[str]) -> int:
             rows += group
             bar.advance(task)
     report.write_results(rows, config, arguments.seed, out)
-    figures.draw_returns(rows, out)
+    figures.draw_returns(rows, config.domain, out)
     if config.domain == "gridworld":
         figures.draw_cosines(rows, out / "cosines.png")
         figures.draw_weights(weight_maps(arguments.seed), out / "weights.png")

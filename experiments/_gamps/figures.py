@@ -31,7 +31,7 @@ def _pyplot() -> Any:
     return plt
 
 
-def draw_returns(rows: Rows, out: Path) -> None:
+def draw_returns(rows: Rows, domain: str, out: Path) -> None:
     """Draws the return over iterations, one panel per number of trajectories and one picture per topology."""
     plt = _pyplot()
     groups = grouped(rows)
@@ -68,7 +68,7 @@ def draw_returns(rows: Rows, out: Path) -> None:
         for panel in axes[:, 0]:
             panel.set_ylabel("expected discounted return")
         seeds = len({row["seed"] for row in rows})
-        where = {"two_areas": "gridworld", "literal": "gridworld, literal layout", "": "minigolf"}[topology]
+        where = f"{domain}, literal layout" if topology == "literal" else domain
         line = "\n" if columns == 1 else ", "
         figure.suptitle(f"Return over policy updates, {where}{line}mean of {seeds} runs, band: one standard deviation")
         handles, labels = axes[0, 0].get_legend_handles_labels()
