@@ -74,9 +74,10 @@ def test_maac_divides_its_batches_and_has_the_same_first_updates(tmp_path):
     finish(start("experiments maac", *small, "--out", tmp_path / "one"))
     err = finish(start("experiments maac", *small, "--out", tmp_path / "four", "--data-parallel", devices=4))
     assert "divides nothing" not in err
-    one, four = (numbers(tmp_path / name, "critic/loss") for name in ("one", "four"))
-    assert np.all(np.isfinite(one)) and one.size == 1
-    np.testing.assert_allclose(four, one, rtol=1e-5)
+    for metric in ("critic/loss", "critic/grad_norm", "actor/grad_norm"):
+        one, four = (numbers(tmp_path / name, metric) for name in ("one", "four"))
+        assert np.all(np.isfinite(one)) and one.size == 1
+        np.testing.assert_allclose(four, one, rtol=1e-5, err_msg=metric)
 
 
 def test_processes_of_a_job_take_shares_of_the_seeds_and_resume(tmp_path):

@@ -1,0 +1,60 @@
+"""Every system: a state that went through a checkpoint goes on to the bit, alone and side by side with another seed."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxhybrid.envs import catcher
+from jaxhybrid.runtime import checkpoint
+from jaxhybrid.systems import gamps, gmas
+from tests.systems import cases
+
+
+def make_maac():
+    return cases.build("smoke/sac")[1]
+
+
+def make_gamps():
+    config = gamps.presets["smoke"]
+    return gamps.make(config, gamps.environment(config))
+
+
+def make_gmas():
+    env = catcher.make()
+    return gmas.make(gmas.presets["smoke"], env, test_env=env)
+
+
+@functools.cache
+def states(make, seeds):
+    """The states before and after each of two steps, and the compiled step."""
+    system = make()
+    init, step = (jax.vmap(system.init), jax.vmap(system.step, in_axes=(0, None))) if seeds > 1 else system[:2]
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds)) if seeds > 1 else jax.random.key(0)
+    step = jax.jit(step)
+    found = [jax.jit(init)(keys)]
+    for _ in range(2):
+        found.append(step(found[-1], None)[0])
+    return found, step
+
+
+def bits(tree):
+    def raw(x):
+        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x).tobytes()
+
+    return [raw(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize(
+    ("make", "seeds"),
+    [(make_maac, 1), (make_gamps, 1), (make_gamps, 2), pytest.param(make_gmas, 1, marks=pytest.mark.slow)],
+)
+def test_a_state_from_a_checkpoint_goes_on_to_the_bit(tmp_path, make, seeds):
+    (_, before, after), step = states(make, seeds)
+    checkpoint.save(tmp_path, 1, before, {})
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), before)
+    restored = checkpoint.restore(tmp_path, template, pytest.fail)
+    assert bits(restored.tree) == bits(before)
+    assert bits(step(restored.tree, None)[0]) == bits(after) != bits(before)
