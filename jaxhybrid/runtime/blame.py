@@ -246,13 +246,16 @@ class _Loop(NamedTuple):
 def _scan(level: _Level, operation: _Operation, out: int, bad: _Bad) -> Origin | int:
     params = operation.eqn.params
     values = [level.values[i] for i in operation.ins]
-    num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]
+    if "ft_in" in params:  # from jax 0.11 on
+        num_consts, num_carry, _ = map(len, params["ft_in"].unpack())
+    else:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
     loop = _Loop(
         body=_program(params["jaxpr"]),
         num_consts=num_consts,
         num_carry=num_carry,
-        length=length,
-        order=range(length)[::-1] if params["reverse"] else range(length),
+        length=params["length"],
+        order=range(params["length"])[::-1] if params["reverse"] else range(params["length"]),
         consts=values[:num_consts],
         first=values[num_consts : num_consts + num_carry],
         streams=values[num_consts + num_carry :],

@@ -17,6 +17,7 @@ def test_smoke_run_times_every_task(tmp_path):
         "matmul 64",
         "pendulum, 64 side by side",
         "SAC update",
+        "batched products of a layer, 8 x 32 x 16 x 16",
         "ensemble step",
         "MAAC actor step, H = 1",
     ]
