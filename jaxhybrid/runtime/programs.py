@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,18 +112,17 @@ def compile_programs(
     """
     start = time.monotonic()
     _use_cache(cache_directory(options))
-    if isinstance(env, HostEnv):
-        system = system_fn(group[0].numbers)
-        act, evaluate = _host_policies(system, env, options, group[0].seed, template, worker)
-        collect, batch = _host_collection(env, act, group[0].seed, template, worker, num_steps or 1)
-    else:
-        evaluate, collect, batch = _evaluation(system_fn, env, options, group, template), None, None
-    return Programs(
-        step=_iteration(system_fn, options, group, template, batch),
-        evaluate=evaluate,
-        collect=collect,
-        seconds=time.monotonic() - start,
-    )
+    collect, batch = None, None
+    # The evaluation compiles while the iteration is traced.
+    with ThreadPoolExecutor(1) as beside:
+        if isinstance(env, HostEnv):
+            system = system_fn(group[0].numbers)
+            act, evaluate = _host_policies(system, env, options, group[0].seed, template, worker)
+            collect, batch = _host_collection(env, act, group[0].seed, template, worker, num_steps or 1)
+        else:
+            evaluate = _evaluation(system_fn, env, options, group, template, beside)
+        step = _iteration(system_fn, options, group, template, batch)
+    return Programs(step, evaluate, collect, time.monotonic() - start)
 
 
 def _iteration(
@@ -175,7 +175,12 @@ def _check_shapes(template: PyTree, result: PyTree) -> None:
 
 
 def _evaluation(
-    system_fn: SystemFn, env: Env, options: RunOptions, group: Sequence[Member], template: PyTree
+    system_fn: SystemFn,
+    env: Env,
+    options: RunOptions,
+    group: Sequence[Member],
+    template: PyTree,
+    beside: ThreadPoolExecutor,
 ) -> Callable[[PyTree], tuple[np.ndarray, np.ndarray]]:
     def evaluate(state: PyTree, numbers: PyTree, key: Key) -> tuple[jax.Array, jax.Array]:
         system = system_fn(numbers)
@@ -188,10 +193,10 @@ def _evaluation(
     sharding = placement(options, len(group))
     keys, numbers = placed(_inputs(evaluation_key, group), sharding)
     several = evaluate if len(group) == 1 else _side_by_side(evaluate, sharding)
-    program = _lower(several, sharding, template, numbers, keys).compile()
+    program = beside.submit(_lower(several, sharding, template, numbers, keys).compile)
 
     def run(state: PyTree) -> tuple[np.ndarray, np.ndarray]:
-        returns, lengths = fetched(wait(program(state, numbers, keys)))
+        returns, lengths = fetched(wait(program.result()(state, numbers, keys)))
         return returns, lengths
 
     return run
