@@ -152,6 +152,7 @@ LOSSES = {
     ),
 }
 ESTIMATORS = {
+    estimators.control_variate: (POLICY, SEGMENT, WALK | STATE_VALUE | {"eta": {"gain": 0.7, "log_std": 0.2}}),
     estimators.model_value: (POLICY, EPISODE, VALUED),
     estimators.per_decision: (POLICY, EPISODE, {"policy_fn": policy_fn, "gamma": 0.9, "past_rewards": True}),
     estimators.score_function: (POLICY, OBS, WALK | {"value_fn": lambda s: -jnp.sum(s**2)}),

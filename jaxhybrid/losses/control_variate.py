@@ -14,7 +14,7 @@ from jaxhybrid.ops.returns import discounted_sum
 from jaxhybrid.rollout import unroll
 from jaxhybrid.types import Array, Key, PolicyFn, PyTree, QFn, Segment, StepFn, ValueFn
 
-__all__ = ["mscv_loss", "qprop_loss", "svg_loss"]
+__all__ = ["Tail", "mscv_loss", "qprop_loss", "svg_loss"]
 
 Tail = Literal["fresh", "cut"]
 Reading = Literal["unbiased", "released"]
