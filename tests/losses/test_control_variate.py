@@ -245,11 +245,12 @@ def test_with_the_true_model_the_score_term_vanishes_sample_by_sample():
 
 
 # A task of two decisions, a_t ~ N(theta, 1), whose first action decides whether there is a second:
-# J = E[a_0] + gamma P(a_0 <= 0) E[a_1] = theta + gamma Phi(-theta) theta. The model believes that nothing ends.
+# J = E[a_0] + gamma P(a_0 <= 0) E[a_1] = theta + gamma Phi(-theta) theta. The model believes that nothing ends and that
+# the square of an action pays too, so that the spread of the later noise matters.
 THETA = 0.3
 SHORT = {
     "policy_fn": lambda theta, s: Gaussian(theta[None], jnp.zeros(1)),
-    "step_fn": lambda s, a, key: (s, a[0], jnp.ones(())),
+    "step_fn": lambda s, a, key: (s, a[0] + 0.5 * a[0] ** 2, jnp.ones(())),
     "value_fn": lambda s: -3.0 * s[0],
     "horizon": 2,
     "gamma": GAMMA,
