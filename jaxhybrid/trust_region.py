@@ -87,9 +87,8 @@ def trust_region_step(
     Args:
       params: where the gradient was taken and where ``kl_fn`` is zero.
       grads: slope ``g`` of the loss, to descend; any estimate, also one of other samples.
-      loss_fn: the loss as a function of the parameters, with bound samples, keys and behaviour parameters: common
-        random numbers, or the comparison is one of noise. Of a ratio-based surrogate such as `losses.control_variate.
-        mscv_loss`.
+      loss_fn: the loss as a function of the parameters, with samples, keys and behaviour parameters bound: common
+        random numbers, or the comparison is one of noise. For instance a batched `losses.control_variate.mscv_loss`.
       kl_fn: divergence from the policy at ``params``, for instance `mean_kl`.
       max_kl: size of the trust region, nats per state.
       damping: added to the diagonal of ``F``.

@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxhybrid import segments, trajectories
+from jaxhybrid.envs import lqr
+from jaxhybrid.losses.batching import batched
+from jaxhybrid.losses.control_variate import mscv_loss
 from jaxhybrid.ops.gaussian import Gaussian
 from jaxhybrid.trust_region import fisher_vector_product, mean_kl, natural_direction, trust_region_step
+from tests.estimators.lqr_case import NOISE, case, exact_value
+from tests.oracles import linear_policy, lqr_step
 
 pytestmark = pytest.mark.float64
 
@@ -141,3 +147,32 @@ def test_jit_and_vmap_change_nothing():
     alone = [step(max_kl=m) for m in (0.01, 0.1)]
     together = jax.jit(jax.vmap(lambda m: step(max_kl=m)))(jnp.array([0.01, 0.1]))
     close(together, jax.tree.map(lambda *x: jnp.stack(x), *alone), 1e-6)
+
+
+def test_from_episodes_to_a_better_policy():
+    """Collection, segments, the surrogate's slope and one step, whose promise the exact return keeps."""
+    problem, gain = case()
+    env, policy, model = lqr.make(problem, max_episode_steps=5), linear_policy(NOISE), lqr_step(problem)
+
+    def act(obs, key):
+        return policy(gain, obs).sample_and_log_prob(key)
+
+    @jax.jit
+    def update(key, eta):
+        keys = jax.random.split(key, 200)
+        episodes = jax.vmap(partial(trajectories.collect, env, act_fn=act, length=5))(keys)
+        build = partial(
+            segments.of_trajectory, horizon=2, gamma=0.9, policy_fn=partial(policy, gain), value_fn=exact_value
+        )
+        batch = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), jax.vmap(build)(episodes))
+        functions = {"policy_fn": policy, "step_fn": model, "value_fn": exact_value, "behaviour_params": gain}
+        loss = batched(partial(mscv_loss, horizon=2, gamma=0.9, eta=eta, **functions))
+        grads = jax.grad(lambda g: loss(g, batch, key)[0])(gain)
+        divergence = partial(mean_kl, obs=batch.obs, policy_fn=policy, behaviour_params=gain)
+        return trust_region_step(gain, grads, loss_fn=lambda g: loss(g, batch, key)[0], kl_fn=divergence)
+
+    for eta in (0.0, 1.0):
+        better, aux = update(jax.random.key(0), eta)
+        assert aux["accepted"] == 1
+        assert 0.001 < aux["kl"] <= 0.01
+        assert lqr.expected_return(problem, better, NOISE) > lqr.expected_return(problem, gain, NOISE)

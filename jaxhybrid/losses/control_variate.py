@@ -64,13 +64,13 @@ def mscv_loss(
       value_fn: value with bound parameters, ``obs -> []``, at the end of the roll-out and as baseline.
       horizon: ``k >= 0``, static, at most the rows of ``segment.noise``; the paper used 2.
       gamma: discount factor.
-      eta: coefficient of the control variate, 1 in the paper; `ops.control_variates.optimal_coefficient` of a previous
-        batch has the least variance.
+      eta: coefficient of the control variate, 1 in the paper; see `ops.control_variates.optimal_coefficient` for the
+        one of least variance.
       behaviour_params: parameters that recorded the segment, for the value of the surrogate away from them (line
         search); None: ``policy_params``.
       fresh_paths: roll-outs with fresh noise over which the slope is averaged, static; 0 takes the recorded noise.
       tail: what follows the recorded episode's end within the horizon. "fresh" walks on in the model with fresh noise.
-        "cut" bootstraps with ``V`` there: the shortened k of the paper, biased where an action can end an episode.
+        "cut" bootstraps with ``V`` there, a shortened k: biased where an action can end an episode.
 
     Returns:
       ``(loss [], aux)`` with aux ``advantage``, ``embedded_advantage`` (A_hat) and ``ratio``.
