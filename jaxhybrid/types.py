@@ -25,6 +25,7 @@ __all__ = [
     "PyTree",
     "QFn",
     "RewardFn",
+    "Segment",
     "StepFn",
     "System",
     "TerminatedFn",
@@ -56,6 +57,24 @@ class Transition(NamedTuple):
     reward: Array
     discount: Array
     next_obs: Array
+
+
+class Segment(NamedTuple):
+    """One time step with the noise recorded from it on, without a batch axis.
+
+    Attributes:
+      obs: observation the action was taken in, ``[D]``.
+      action: action, ``[A]``.
+      noise: noise of the policy at this step and the ones after it, ``[k, A]``; row 0 belongs to ``action``.
+      empirical_return: discounted return of the episode from this step on, ``[]``.
+      mask: 1 for the steps of the episode, 0 past its end, where ``noise`` means nothing, float ``[k]``.
+    """
+
+    obs: Array
+    action: Array
+    noise: Array
+    empirical_return: Array
+    mask: Array
 
 
 class TimeStep(NamedTuple):

@@ -22,6 +22,7 @@ from jaxhybrid.losses.abstract import (
     transition_loss,
     volume_loss,
 )
+from jaxhybrid.losses.control_variate import mscv_loss, qprop_loss, svg_loss
 from jaxhybrid.losses.critic import entropy_temperature_loss, squared_error
 from jaxhybrid.losses.gradient_matching import critic_slope_loss, gradient_matching_loss
 from jaxhybrid.losses.model_value import model_value_surrogate, per_decision_surrogate
@@ -29,7 +30,7 @@ from jaxhybrid.losses.pathwise import maac_loss
 from jaxhybrid.losses.weighted_likelihood import weighted_nll
 from jaxhybrid.ops.gaussian import TanhGaussian
 from jaxhybrid.trajectories import Trajectory
-from jaxhybrid.types import Env, System, TimeStep, Transition
+from jaxhybrid.types import Env, Segment, System, TimeStep, Transition
 from tests.systems import cases
 
 KEY = jax.random.key(0)
@@ -92,6 +93,10 @@ EPISODE = Trajectory(
 )
 VALUED = {"policy_fn": policy_fn, "q_fn": lambda s, a, key: jnp.sum(s) * a[0] + jax.random.normal(key), "gamma": 0.9}
 
+NOISE = jnp.array([[0.3, -0.4], [0.1, 0.6]])
+SEGMENT = Segment(OBS, policy_fn(POLICY, OBS).reparameterise(NOISE[0]), NOISE, jnp.array(1.3), jnp.array([1.0, 0.0]))
+STATE_VALUE = {"value_fn": lambda s: -jnp.sum(s**2)}
+
 
 def change_log_prob(params, obs, action, next_obs):
     return -jnp.sum((next_obs - obs - params * action[0]) ** 2)
@@ -104,6 +109,13 @@ LOSSES = {
         jnp.array([0.1, 0.2, -0.3]),
         EPISODE,
         {"log_prob_fn": change_log_prob, "step_weights": jnp.array([1.0, 0.5])},
+    ),
+    mscv_loss: (POLICY, SEGMENT, WALK | STATE_VALUE),
+    svg_loss: (POLICY, SEGMENT, WALK | STATE_VALUE | {"fresh_paths": 2}),
+    qprop_loss: (
+        POLICY,
+        SEGMENT,
+        STATE_VALUE | {"policy_fn": policy_fn, "q_fn": lambda s, a: jnp.sum(s) * a[0] - jnp.sum(a**2)},
     ),
     maac_loss: (POLICY, OBS, WALK | {"q_fn": q_fn, "temperature": 0.1, "num_paths": 2}),
     squared_error: (
@@ -140,6 +152,7 @@ LOSSES = {
     ),
 }
 ESTIMATORS = {
+    estimators.control_variate: (POLICY, SEGMENT, WALK | STATE_VALUE | {"eta": {"gain": 0.7, "log_std": 0.2}}),
     estimators.model_value: (POLICY, EPISODE, VALUED),
     estimators.per_decision: (POLICY, EPISODE, {"policy_fn": policy_fn, "gamma": 0.9, "past_rewards": True}),
     estimators.score_function: (POLICY, OBS, WALK | {"value_fn": lambda s: -jnp.sum(s**2)}),

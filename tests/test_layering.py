@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "types"),
     ("ops",),
     ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "envs"),
-    ("losses", "policies", "rollout_values"),
+    ("losses", "policies", "rollout_values", "segments"),
     ("estimators", "model_fit", "transition_models", "abstract_networks"),
     ("dynamics", "cell_encoder"),
     ("planning", "trust_region"),

@@ -7,8 +7,9 @@ The names below are functions; import them from here, not from the files of the 
 """
 
 from jaxhybrid.estimators.adapters import of_loss
+from jaxhybrid.estimators.control_variate import control_variate
 from jaxhybrid.estimators.model_value import model_value, per_decision
 from jaxhybrid.estimators.pathwise import pathwise
 from jaxhybrid.estimators.score_function import score_function
 
-__all__ = ["model_value", "of_loss", "pathwise", "per_decision", "score_function"]
+__all__ = ["control_variate", "model_value", "of_loss", "pathwise", "per_decision", "score_function"]
