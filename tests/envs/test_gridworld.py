@@ -109,14 +109,17 @@ def learn(topology, weights, iterations=100, seeds=4):
 
 @pytest.mark.float64
 def test_the_gradient_aware_model_learns_what_the_true_gradient_does():
-    """Worked out elsewhere, with other starts: -9.51 with the true gradient, -11.65 with maximum likelihood."""
+    """Worked out elsewhere, from four other starts: -9.51 with the true gradient, -11.65 with maximum likelihood."""
     (exact, _), (aware, cosine), (likely, likely_cosine) = (
         learn("two_areas", kind) for kind in ("exact", "gradient_aware", "likelihood")
     )
     assert exact[:, -1].mean() == pytest.approx(-9.51, abs=0.02)
     np.testing.assert_allclose(aware, exact, atol=2e-3)
     assert np.all(cosine[:, 0] > 0.9999)
-    assert likely[:, -1].mean() == pytest.approx(-11.65, abs=0.15)
+    # Where maximum likelihood ends depends on the start: both figures are means over four of them.
+    standard_error = likely[:, -1].std(ddof=1) * np.sqrt(1 / 4 + 1 / 4)
+    assert standard_error < 0.2 and abs(likely[:, -1].mean() + 11.65) < 5 * standard_error
+    assert likely[:, -1].max() < exact[:, -1].min() - 1.5
     assert np.all(likely_cosine[:, 0] < 0.95)
 
 
