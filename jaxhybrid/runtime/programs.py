@@ -212,18 +212,26 @@ def _side_by_side(
       sharding: divides the members over devices; None keeps them on one.
       in_turns: members of a device that are computed at once, a divisor of their number; all of them where None.
     """
+    devices = 1 if sharding is None else sharding.num_devices
 
     def several(*args: PyTree) -> Any:
         if in_turns is None:
             return jax.vmap(one)(*args)
-        turns = jax.tree.map(lambda x: x.reshape((x.shape[0] // in_turns, in_turns, *x.shape[1:])), args)
-        result = jax.lax.map(lambda each: jax.vmap(one)(*each), turns)
-        return jax.tree.map(lambda x: x.reshape((x.shape[0] * in_turns, *x.shape[2:])), result)
+        # In every turn each device takes the next of its own members: [S] is [devices, turns, in_turns].
+        count = jax.tree.leaves(args)[0].shape[0] // (devices * in_turns)
 
-    if sharding is None:
-        return several
-    # Members share nothing, so there is no replication to check.
-    return jax.shard_map(several, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec, check_vma=False)
+        def turned(x: jax.Array) -> jax.Array:
+            split = x.reshape(devices, count, in_turns, *x.shape[1:])
+            return split.swapaxes(0, 1).reshape(count, devices * in_turns, *x.shape[1:])
+
+        def back(x: jax.Array) -> jax.Array:
+            split = x.reshape(count, devices, in_turns, *x.shape[2:])
+            return split.swapaxes(0, 1).reshape(devices * count * in_turns, *x.shape[2:])
+
+        result = jax.lax.map(lambda each: jax.vmap(one)(*each), jax.tree.map(turned, args))
+        return jax.tree.map(back, result)
+
+    return several
 
 
 def _host_policies(
