@@ -5,6 +5,7 @@ back through the operands that are not finite either, to the operation whose ope
 first turn after which the value was bad, so a result says which turn. Unlike a check of every operation, such as
 ``jax_debug_nans``, it does not stop at a NaN that is meant, such as a metric that has no value yet; and unlike
 ``jax.disable_jit`` it compiles each body as one program, which takes seconds where single operations take minutes.
+``compiled=False`` runs the operations one by one all the same: for a failure that one program does not show.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class _Level(NamedTuple):
     varying: set[int]  # what depends on the inputs; all else is constant
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    compiled: bool  # whether a body is one program, or its operations run one by one
 
 
 # Whether a value is the bad one that is looked for; told the value and, for a loop, what it was before the loop.
@@ -75,7 +77,9 @@ def nonfinite(value: Any) -> np.ndarray | None:
     return bad[0] if len(bad) else None
 
 
-def first_nonfinite(fn: Callable[..., Any], args: Sequence[PyTree], target: str) -> Origin:
+def first_nonfinite(
+    fn: Callable[..., Any], args: Sequence[PyTree], target: str, *, compiled: bool = True
+) -> Origin:
     """Finds where a result of ``fn(*args)`` stopped being finite.
 
     Args:
@@ -83,6 +87,7 @@ def first_nonfinite(fn: Callable[..., Any], args: Sequence[PyTree], target: str)
       args: its arguments.
       target: path of the result as ``jax.tree_util.keystr`` writes it. Where it is an integer, the count of refused
         updates for instance, the search is for the check ``isfinite`` that made it rise.
+      compiled: runs each body as one program; False runs operation by operation, which is slow: each is compiled alone.
 
     Returns:
       The operation or the argument.
@@ -93,7 +98,7 @@ def first_nonfinite(fn: Callable[..., Any], args: Sequence[PyTree], target: str)
     closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
     results = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tuple(args))]
-    level = _program(closed)(jax.tree.leaves(tuple(args)))
+    level = _program(closed, compiled)(jax.tree.leaves(tuple(args)))
     value = level.outputs[results.index(target)]
     found = _search(level, value, _is_nonfinite if nonfinite(level.values[value]) is not None else _has_risen)
     if isinstance(found, Origin):
@@ -112,8 +117,8 @@ def _has_risen(value: Any, before: Any) -> bool:
     return before is None or bool(np.any(np.asarray(value) != np.asarray(before)))
 
 
-def _program(closed: Any) -> Callable[[Sequence[Any]], _Level]:
-    """Compiles a body into one program that returns the value of every operation."""
+def _program(closed: Any, compiled: bool) -> Callable[[Sequence[Any]], _Level]:
+    """Makes a function that runs a body and returns the value of every operation."""
     makers: dict[int, _Operation] = {}
     varying: set[int] = set()
     inputs: list[int] = []
@@ -152,8 +157,8 @@ def _program(closed: Any) -> Callable[[Sequence[Any]], _Level]:
         return values
 
     # Run a few times only: compiling is what takes the time.
-    compiled = jax.jit(everything, compiler_options={"xla_backend_optimization_level": 0})
-    return lambda args: _Level(compiled(list(args)), makers, varying, tuple(inputs), tuple(outputs))
+    run_once = jax.jit(everything, compiler_options={"xla_backend_optimization_level": 0}) if compiled else everything
+    return lambda args: _Level(run_once(list(args)), makers, varying, tuple(inputs), tuple(outputs), compiled)
 
 
 def _apply(eqn: Any, values: list[Any]) -> list[Any]:
@@ -251,7 +256,7 @@ def _scan(level: _Level, operation: _Operation, out: int, bad: _Bad) -> Origin |
     else:
         num_consts, num_carry = params["num_consts"], params["num_carry"]
     loop = _Loop(
-        body=_program(params["jaxpr"]),
+        body=_program(params["jaxpr"], level.compiled),
         num_consts=num_consts,
         num_carry=num_carry,
         length=params["length"],
@@ -270,7 +275,7 @@ def _while(level: _Level, operation: _Operation, out: int, bad: _Bad) -> Origin 
     skipped, num_consts = params["cond_nconsts"], params["body_nconsts"]
     condition = jax.jit(jex.jaxpr_as_fun(params["cond_jaxpr"]))
     loop = _Loop(
-        body=_program(params["body_jaxpr"]),
+        body=_program(params["body_jaxpr"], level.compiled),
         num_consts=num_consts,
         num_carry=len(values) - skipped - num_consts,
         length=0,
@@ -287,7 +292,8 @@ def _while(level: _Level, operation: _Operation, out: int, bad: _Bad) -> Origin 
 def _cond(level: _Level, operation: _Operation, out: int, bad: _Bad) -> Origin | int:
     index, *values = [level.values[i] for i in operation.ins]
     branches = operation.eqn.params["branches"]
-    inner = _program(branches[int(np.clip(int(index), 0, len(branches) - 1))])(values)
+    branch = branches[int(np.clip(int(index), 0, len(branches) - 1))]
+    inner = _program(branch, level.compiled)(values)
     found = _search(inner, inner.outputs[out], bad)
     return found if isinstance(found, Origin) else found + 1
 

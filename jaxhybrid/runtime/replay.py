@@ -82,6 +82,8 @@ class Arguments:
     """Directory of the capsule, <run>/capsule-<iteration>."""
     compile_cache: str = "default"
     """As for a run."""
+    unjitted: bool = False
+    """Runs the failing iteration operation by operation, which takes minutes, and not one program for each body."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -102,6 +104,7 @@ def main(argv: Sequence[str]) -> int:
         make,
         config,
         env,
+        compiled=not arguments.unjitted,
     )
     if finding is None:
         console.warn("every value was finite: was the run on another device, or with another version?")
@@ -143,7 +146,14 @@ def _options(identity: Mapping[str, Any]) -> RunOptions:
     return dataclasses.replace(options, seeds=f"{seeds[0]}:{seeds[-1] + 1}", sweep=swept)
 
 
-def replay(capsule: Capsule, make: Callable[[Any, Any], System], config: Any, env: Env | HostEnv) -> Finding | None:
+def replay(
+    capsule: Capsule,
+    make: Callable[[Any, Any], System],
+    config: Any,
+    env: Env | HostEnv,
+    *,
+    compiled: bool = True,
+) -> Finding | None:
     """Repeats the iterations of a capsule up to the first that fails, and finds out why.
 
     Args:
@@ -151,6 +161,7 @@ def replay(capsule: Capsule, make: Callable[[Any, Any], System], config: Any, en
       make: ``make(config, env)`` is the system of the run.
       config: of the run.
       env: of the run.
+      compiled: as in `blame.first_nonfinite`, for the iteration that fails.
 
     Returns:
       What was found; None if every iteration was finite.
@@ -188,21 +199,23 @@ def replay(capsule: Capsule, make: Callable[[Any, Any], System], config: Any, en
         before = jax.tree.map(jax.numpy.copy, state)
         state, metrics = programs.step(state, batch)
         if np.max(metrics.get(_STREAK, 0)) > 0 or _lost(before, state):
-            return _find(one, before, batch, iteration, options.chunk)
+            return _find(one, before, batch, iteration, options.chunk, compiled)
         iteration += options.chunk
     return None
 
 
-def _find(step: Callable[..., Any], state: PyTree, batch: Any, iteration: int, chunk: int) -> Finding | None:
+def _find(
+    step: Callable[..., Any], state: PyTree, batch: Any, iteration: int, chunk: int, compiled: bool
+) -> Finding | None:
     """Finds the iteration within a chunk that failed first, and the origin of the failure."""
-    compiled = jax.jit(step)
+    jitted = jax.jit(step)
     for _ in range(chunk):
         iteration += 1
-        after, metrics = compiled(state, batch)
+        after, metrics = jitted(state, batch)
         lost, streak = _lost(state, after), int(np.max(metrics.get(_STREAK, 0)))
         if lost or streak:
             target = f"[0]{next(iter(lost))}" if lost else f"[1]['{_REFUSED}']"
-            origin = blame.first_nonfinite(step, (state, batch), target)
+            origin = blame.first_nonfinite(step, (state, batch), target, compiled=compiled)
             leaves = tuple(f"{path}{index}" for path, index in lost.items())
             return Finding(iteration, leaves, streak, origin)
         state = after

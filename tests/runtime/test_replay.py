@@ -18,8 +18,8 @@ from jaxhybrid.systems.maac_config import Config, RolloutSchedule
 from tests.runtime import toy
 
 
-def where(fn, args, target):
-    return blame.first_nonfinite(fn, args, target)
+def where(fn, args, target, compiled=True):
+    return blame.first_nonfinite(fn, args, target, compiled=compiled)
 
 
 def recurrence(x):
@@ -66,8 +66,9 @@ def small(y):
     ],
     ids=["gradient", "cond", "while", "reverse", "vmap", "constant"],
 )
-def test_origins(fn, what, turns):
-    origin = where(fn, (jnp.ones(()),), "")
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "unjitted"])
+def test_origins(fn, what, turns, compiled):
+    origin = where(fn, (jnp.ones(()),), "", compiled)
     assert origin.what.startswith(what) and origin.turns == turns
 
 
@@ -85,7 +86,7 @@ def test_the_toy_replays(tmp_path, chunk, seeds):
     assert result.exit_code == loop.NONFINITE_EXIT
     (path,) = result.directory.glob("capsule-*")
     capsule = replay.read(path)
-    finding = replay.replay(capsule, toy.make, config, toy.env())
+    finding = replay.replay(capsule, toy.make, config, toy.env(), compiled=chunk == 1)
     assert finding.iteration == 5 and finding.refused == 1 and finding.leaves == ()
     assert finding.origin.what == "nan from select_n" and "toy.py" in finding.origin.where
 
