@@ -6,16 +6,16 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.types import Array, Env, Key
+from jaxhybrid.types import Array, Env, HostEnv, Key
 
-__all__ = ["Trajectory", "check_support", "checked", "collect", "load", "save", "stack"]
+__all__ = ["Trajectory", "check_support", "checked", "collect", "host_collect", "load", "save", "stack"]
 
 _FORMAT = 1
 
@@ -66,6 +66,52 @@ def collect(env: Env, key: Key, *, act_fn: Callable[[Array, Key], tuple[Array, A
 
     start = (env_state, obs, jnp.ones((), obs.dtype))
     return jax.lax.scan(advance, start, jax.random.split(run_key, length))[1]
+
+
+def host_collect(
+    env: HostEnv, key: Key, *, act_fn: Callable[[Array, Key], tuple[Array, Array]], length: int, count: int
+) -> Trajectory:
+    """Runs ``count`` episodes of a host environment, in rounds of ``N``, one per instance; ``[count, T, ...]``.
+
+    Args:
+      env: the environment; states held elsewhere stay valid, since its state is explicit.
+      key: one draw of everything.
+      act_fn: ``act_fn(obs [N, D], keys [N]) -> (action [N, A], log_prob [N])``, jitted by the caller.
+      length: steps ``T`` after which a recording ends; shorter episodes are padded.
+      count: episodes, at least 1.
+
+    Raises:
+      InputError: a length or a count below 1.
+    """
+    for name, value in (("length", length), ("count", count)):
+        if value < 1:
+            raise InputError(f"{name}={value} must be at least 1.")
+    rounds = [
+        _host_round(env, round_key, act_fn, length) for round_key in jax.random.split(key, -(-count // env.num_envs))
+    ]
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[:count], leaves[0].dtype), *rounds)
+
+
+def _host_round(env: HostEnv, key: Key, act_fn: Callable, length: int) -> Trajectory:
+    """One episode in each instance, ``[N, T, ...]``."""
+    seed_key, run_key = jax.random.split(key)
+    env_state, obs = env.reset(int(jax.random.randint(seed_key, (), 0, np.iinfo(np.int32).max)))
+    mask, steps = np.ones(env.num_envs, np.float32), []
+    for keys in jax.random.split(run_key, (length, env.num_envs)):
+        action, log_prob = map(np.asarray, act_fn(jnp.asarray(obs), keys))
+        env_state, after = env.step(env_state, action)
+        # Copied, because a simulator may hand out the same buffer in every step.
+        next_obs: Any = np.array(after.obs)
+        discount = 1.0 - np.asarray(after.terminated, np.float32)
+        # A select, not a product: past the end of an episode an environment may return anything.
+        reward, log_prob = (np.where(mask > 0, np.asarray(x, np.float32), 0.0) for x in (after.reward, log_prob))
+        steps.append(Trajectory(np.array(obs), action, reward, discount, next_obs, log_prob, mask))
+        ended: Any = np.asarray(after.terminated) | np.asarray(after.truncated)
+        mask, obs = np.where(ended, 0.0, mask).astype(np.float32), next_obs
+        if ended.any():
+            # What follows is masked, but must stay within what the simulator can integrate.
+            env_state, obs = env.reset_where(env_state, next_obs.copy(), ended)
+    return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *steps)
 
 
 def stack(trajectories: Sequence[Trajectory], *, pad: bool = False) -> Trajectory:

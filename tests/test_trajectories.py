@@ -7,6 +7,7 @@ from jaxhybrid import trajectories
 from jaxhybrid.envs import gridworld
 from jaxhybrid.errors import InputError
 from jaxhybrid.trajectories import Trajectory
+from jaxhybrid.types import HostEnv, TimeStep
 
 
 def recorded(steps=3, **changes):
@@ -47,6 +48,50 @@ def test_collection_ends_with_the_episode():
         np.testing.assert_allclose(data.behaviour_log_prob[t], np.log(0.25) * data.mask[t], rtol=1e-6)
         assert data.discount[t, length - 1] == 0 and np.all(data.discount[t, : length - 1] == 1)
         np.testing.assert_array_equal(data.next_obs[t, : length - 1], data.obs[t, 1:length])
+
+
+def counters(num_envs=2):
+    """Host instances that count up from their seed's start and end, instance by instance, after 2 and 3 steps."""
+    spec = gridworld.make().spec._replace(name="counters", obs_dim=1)
+
+    def reset(seed):
+        start = np.full((num_envs, 1), seed % 7, np.float32)
+        return (start, np.zeros(num_envs, int)), start
+
+    def step(env_state, action):
+        obs, steps = env_state[0] + action, env_state[1] + 1
+        terminated = steps >= 2 + np.arange(num_envs)
+        reward = np.where(steps > 2 + np.arange(num_envs), np.nan, obs[:, 0])
+        return (obs, steps), TimeStep(obs, reward, terminated, np.zeros(num_envs, bool))
+
+    def reset_where(env_state, obs, mask):
+        # Not a new episode but one that has long ended: what is recorded of it must be masked.
+        return (np.where(mask[:, None], np.nan, env_state[0]), env_state[1]), np.where(mask[:, None], 0.0, obs)
+
+    return HostEnv(reset, step, reset_where, lambda: None, num_envs, spec)
+
+
+def test_collection_on_the_host():
+    def act_fn(obs, keys):
+        return jnp.ones((2, 1)), obs[:, 0] / 10
+
+    data = trajectories.host_collect(counters(), jax.random.key(0), act_fn=act_fn, length=4, count=3)
+    np.testing.assert_array_equal(data.mask, [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]])
+    np.testing.assert_array_equal(data.discount[:2, :3], [[1, 0, 0], [1, 1, 0]])
+    for t in range(3):
+        start, length = data.obs[t, 0, 0], int(data.mask[t].sum())
+        np.testing.assert_array_equal(data.obs[t, :length, 0], start + np.arange(length))
+        np.testing.assert_array_equal(data.next_obs[t, :length, 0], start + 1 + np.arange(length))
+        np.testing.assert_array_equal(data.reward[t], (start + 1 + np.arange(4)) * data.mask[t])
+        np.testing.assert_allclose(data.behaviour_log_prob[t], (start + np.arange(4)) / 10 * data.mask[t], rtol=1e-6)
+    assert data.obs[0, 0] == data.obs[1, 0] != data.obs[2, 0], "one start per round"
+    again = trajectories.host_collect(counters(), jax.random.key(0), act_fn=act_fn, length=4, count=3)
+    np.testing.assert_array_equal(again.obs, data.obs)
+    for name in ("length", "count"):
+        with pytest.raises(InputError, match=f"{name}=0 must be at least 1"):
+            trajectories.host_collect(
+                counters(), jax.random.key(0), act_fn=act_fn, **{"length": 1, "count": 1, name: 0}
+            )
 
 
 def test_stacking_pads_with_masked_steps():
