@@ -1,4 +1,4 @@
-"""How long model roll-outs should be, with and without a terminal value from the recordings, on the pendulum.
+"""How long model roll-outs should be, with and without a terminal value from the recordings, on a damped pendulum.
 
 Values of the visited pairs by roll-outs of a network that was fitted to few recordings, against roll-outs of the
 pendulum itself, and the gradient that they lead to. Writes manifest.json, results.json and horizons.png.
@@ -29,13 +29,13 @@ class Config:
     """Data sets, each with a policy and a model of its own."""
     trajectories: tuple[int, ...] = (5, 20)
     """Recorded trajectories of a data set, 50 steps each."""
-    horizons: tuple[int, ...] = (1, 2, 5, 10, 25, 50)
+    horizons: tuple[int, ...] = (1, 3, 10, 30)
     """Steps of the model's roll-outs."""
     rollouts: int = 10
     """Roll-outs per pair."""
-    true_rollouts: int = 40
+    true_rollouts: int = 20
     """Roll-outs of the pendulum itself per pair, 150 steps each."""
-    fit_steps: int = 500
+    fit_steps: int = 1000
     """Adam steps of the model's fit."""
 
 

@@ -26,7 +26,7 @@ __all__ = ["compare", "draw"]
 _STEPS, _GAMMA, _STD = 50, 0.95, 0.6
 # The part of a value behind so many steps is below 0.95^150 = 5e-4 of the largest value.
 _TRUE_STEPS = 150
-_AWAY = 0.1  # standard deviation by which the policy differs from the one that collected
+_AWAY = 0.02  # standard deviation by which the policy differs from the one that collected
 _LABELS = {"none": ("roll-outs alone", "#D55E00"), "least_squares": ("with a terminal value", "#009E73")}
 
 
@@ -70,7 +70,7 @@ def _one(config: Config, count: int, settings: Sequence[tuple[int, str]], key: K
         behaviour_std=_STD,
         policy_std=_STD,
     )
-    env = pendulum.make(max_episode_steps=_STEPS)
+    env = pendulum.make(max_torque=1.0, friction=0.5, max_episode_steps=_STEPS)
     task = gamps.make_task(base, env)
     policy_key, away_key, data_key, model_key, true_key, value_key = jax.random.split(key, 6)
     behaviour = task.init_policy(policy_key)
