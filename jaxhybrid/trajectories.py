@@ -1,9 +1,10 @@
-"""Recorded trajectories: the record, how it is collected, checked, saved and loaded."""
+"""Recorded trajectories: the record, how it is collected and checked, and the data set that is saved and loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,9 @@ import numpy as np
 from jaxhybrid.errors import InputError
 from jaxhybrid.types import Array, Env, HostEnv, Key
 
-__all__ = ["Trajectory", "check_support", "checked", "collect", "host_collect", "load", "save", "stack"]
+__all__ = ["Dataset", "Trajectory", "check_support", "checked", "collect", "host_collect", "stack"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Trajectory(NamedTuple):
@@ -213,40 +214,67 @@ def check_support(
         )
 
 
-def save(dataset: Trajectory, path: str | Path) -> None:
-    """Writes a data set as ``.npz`` of plain arrays, with a digest of their contents.
+class Dataset(NamedTuple):
+    """Recorded trajectories with the environment that they are of, to be kept in a file.
 
-    Raises:
-      InputError: the data set makes no sense (see `checked`), or a file is there already; nothing was written then.
+    Attributes:
+      trajectories: ``[N, T, ...]``.
+      env: name of the environment, as in `jaxhybrid.types.EnvSpec`.
     """
-    checked(dataset)
-    path = Path(path)
-    if path.exists():
-        raise InputError(f"path={str(path)!r} exists: name another file, or remove it first.")
-    arrays = {name: np.asarray(value) for name, value in dataset._asdict().items()}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, format=np.asarray(_FORMAT), digest=np.asarray(_digest(arrays)), **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
 
+    trajectories: Trajectory
+    env: str
 
-def load(path: str | Path) -> Trajectory:
-    """Reads what `save` wrote, never unpickling anything, and verifies it.
+    def of(self, env: str) -> Trajectory:
+        """Returns the trajectories, if they are of that environment.
 
-    Raises:
-      InputError: the file cannot be read, is none of ours, or its contents are not what was written.
-    """
-    try:
-        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            contents = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
-        raise InputError(f"path={str(path)!r} cannot be read as a data set: {type(reason).__name__}.") from None
-    version, digest = contents.pop("format", None), contents.pop("digest", None)
-    if version is None or int(version) != _FORMAT or set(contents) != set(Trajectory._fields):
-        raise InputError(f"path={str(path)!r} is not a data set of this library, format {_FORMAT}.")
-    if str(digest) != _digest(contents):
-        raise InputError(f"path={str(path)!r} is damaged: its contents are not those that were saved.")
-    return checked(Trajectory(**{name: jnp.asarray(value) for name, value in contents.items()}))
+        Raises:
+          InputError: they are of another one.
+        """
+        if env != self.env:
+            raise InputError(f"env={env!r}, but the data set was recorded in {self.env!r}: name that one.")
+        return self.trajectories
+
+    def save(self, path: str | Path) -> None:
+        """Writes the data set as ``.npz`` of plain arrays, with a digest of their contents.
+
+        Raises:
+          InputError: the data set makes no sense (see `checked`) or does not name its environment, or a file is there
+            already; nothing was written then.
+        """
+        checked(self.trajectories)
+        if not self.env:
+            raise InputError("env is empty: name the environment that the trajectories are of.")
+        path = Path(path)
+        if path.exists():
+            raise InputError(f"path={str(path)!r} exists: name another file, or remove it first.")
+        arrays = {name: np.asarray(value) for name, value in self.trajectories._asdict().items()}
+        arrays["env"] = np.asarray(self.env)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, format=np.asarray(_FORMAT), digest=np.asarray(_digest(arrays)), **arrays)  # type: ignore[arg-type]
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Dataset:
+        """Reads what `save` wrote, never unpickling anything, and verifies it.
+
+        Raises:
+          InputError: the file cannot be read, is none of ours, or its contents are not what was written.
+        """
+        try:
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                contents = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as reason:
+            raise InputError(f"path={str(path)!r} cannot be read as a data set: {type(reason).__name__}.") from None
+        version, digest = contents.pop("format", None), contents.pop("digest", None)
+        expected = {*Trajectory._fields, "env"}
+        if version is None or version.shape or int(version) != _FORMAT or set(contents) != expected:
+            raise InputError(f"path={str(path)!r} is not a data set of this library, format {_FORMAT}.")
+        if str(digest) != _digest(contents):
+            raise InputError(f"path={str(path)!r} is damaged: its contents are not those that were saved.")
+        env = str(contents.pop("env"))
+        return cls(checked(Trajectory(**{name: jnp.asarray(value) for name, value in contents.items()})), env)
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

@@ -6,7 +6,7 @@ import pytest
 from jaxhybrid import trajectories
 from jaxhybrid.envs import gridworld
 from jaxhybrid.errors import InputError
-from jaxhybrid.trajectories import Trajectory
+from jaxhybrid.trajectories import Dataset, Trajectory
 from jaxhybrid.types import HostEnv, TimeStep
 
 
@@ -107,32 +107,59 @@ def test_stacking_pads_with_masked_steps():
 
 def test_saved_data_come_back_as_they_were(tmp_path):
     data, path = dataset(), tmp_path / "data.npz"
-    trajectories.save(data, path)
-    jax.tree.map(np.testing.assert_array_equal, trajectories.load(path), data)
+    Dataset(data, "gridworld").save(path)
+    loaded = Dataset.load(path)
+    assert loaded.env == "gridworld"
+    jax.tree.map(np.testing.assert_array_equal, loaded.of("gridworld"), data)
+    with pytest.raises(InputError, match="env='minigolf', but the data set was recorded in 'gridworld'"):
+        loaded.of("minigolf")
     with pytest.raises(InputError, match="exists: name another file"):
-        trajectories.save(data, path)
+        loaded.save(path)
+    with pytest.raises(InputError, match="env is empty"):
+        Dataset(data, "").save(tmp_path / "nameless.npz")
 
 
 def test_damaged_or_foreign_files_are_refused(tmp_path):
     path = tmp_path / "data.npz"
-    trajectories.save(dataset(), path)
+    Dataset(dataset(), "gridworld").save(path)
     with np.load(path) as file:
         contents = {name: file[name] for name in file.files}
-    contents["reward"] = contents["reward"] + 1e-3
-    np.savez(tmp_path / "changed.npz", **contents)
+    np.savez(tmp_path / "changed.npz", **{**contents, "reward": contents["reward"] + 1e-3})
+    np.savez(tmp_path / "renamed.npz", **{**contents, "env": np.asarray("minigolf")})
+    np.savez(tmp_path / "older.npz", **{**contents, "format": np.asarray(1)})
     np.savez(tmp_path / "foreign.npz", reward=np.ones(3))
     np.savez(tmp_path / "pickled.npz", reward=np.array([{"a": 1}], dtype=object))
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:300])
     for name, match in (
         ("changed", "is damaged"),
+        ("renamed", "is damaged"),
+        ("older", "is not a data set of this library, format 2"),
         ("foreign", "is not a data set of this library"),
         ("pickled", "cannot be read as a data set: ValueError"),
         ("cut", "cannot be read as a data set"),
         ("missing", "cannot be read as a data set: FileNotFoundError"),
     ):
         with pytest.raises(InputError, match=match) as caught:
-            trajectories.load(tmp_path / f"{name}.npz")
+            Dataset.load(tmp_path / f"{name}.npz")
         assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_bit_gets_through(tmp_path):
+    path, flipped = tmp_path / "data.npz", tmp_path / "flipped.npz"
+    Dataset(dataset(), "gridworld").save(path)
+    whole, data = path.read_bytes(), dataset()
+    refused = 0
+    for position in range(0, len(whole), 5):
+        flipped.write_bytes(whole[:position] + bytes([whole[position] ^ 16]) + whole[position + 1 :])
+        try:
+            loaded = Dataset.load(flipped)
+        except InputError:
+            refused += 1
+            continue
+        # The archive has bytes that say nothing, such as dates.
+        assert loaded.env == "gridworld"
+        jax.tree.map(np.testing.assert_array_equal, loaded.trajectories, data)
+    assert refused > len(whole) / 5 * 0.4
 
 
 @pytest.mark.parametrize(
@@ -150,7 +177,7 @@ def test_damaged_or_foreign_files_are_refused(tmp_path):
 )
 def test_data_that_make_no_sense_are_refused(tmp_path, changes, match):
     with pytest.raises(InputError, match=match):
-        trajectories.save(dataset(**changes), tmp_path / "data.npz")
+        Dataset(dataset(**changes), "gridworld").save(tmp_path / "data.npz")
     assert not list(tmp_path.iterdir())
 
 

@@ -20,7 +20,7 @@ from jaxhybrid.guard import Guard, apply_if_finite
 from jaxhybrid.ops import importance, trees
 from jaxhybrid.systems.gamps_config import Config, checked, presets
 from jaxhybrid.systems.gamps_tasks import Task, gridworld_task, minigolf_task, swimmer_task
-from jaxhybrid.trajectories import Trajectory
+from jaxhybrid.trajectories import Dataset, Trajectory
 from jaxhybrid.trajectories import checked as checked_dataset
 from jaxhybrid.types import Array, Env, HostEnv, Key, Metrics, PyTree, System
 
@@ -98,15 +98,15 @@ def record(config: Config, task: Task, key: Key) -> Trajectory:
     return task.collect(task.init_policy(policy_key), data_key, config.trajectories, True)
 
 
-def make(config: Config, env: Env | HostEnv, dataset: Trajectory | None = None) -> System:
+def make(config: Config, env: Env | HostEnv, dataset: Dataset | Trajectory | None = None) -> System:
     """Builds the search for a domain.
 
     Args:
       config: the numbers; see `presets`.
       env: `environment(config)`, or another environment of the same domain. On a host environment every iteration uses
         recorded trajectories only, and its metrics have no return: evaluate with ``make_task(config, env).evaluate``.
-      dataset: recorded trajectories ``[N, T, ...]``, as `record` makes them, which a host environment needs; None:
-        ``init`` collects them with the exploring policy.
+      dataset: recorded trajectories ``[N, T, ...]``, as `record` makes them, which a host environment needs, or a
+        `Dataset` of this environment; None: ``init`` collects them with the exploring policy.
 
     Returns:
       ``System(init, step, act)``; ``step(state, None)`` is one iteration. Its metrics speak of the policy that the
@@ -123,6 +123,8 @@ def make(config: Config, env: Env | HostEnv, dataset: Trajectory | None = None) 
             f"env={env.spec.name!r} runs on the host, outside the compiled step: pass a dataset (systems.gamps.record) "
             "and fresh_trajectories=0."
         )
+    if isinstance(dataset, Dataset):
+        dataset = dataset.of(env.spec.name)
     if dataset is not None:
         dataset = checked_dataset(dataset)
 

@@ -16,7 +16,7 @@ from jaxhybrid.ops import importance
 from jaxhybrid.policies import tabular_softmax
 from jaxhybrid.systems import gamps
 from jaxhybrid.systems.gamps_tasks import terminal_value
-from jaxhybrid.trajectories import Trajectory
+from jaxhybrid.trajectories import Dataset, Trajectory
 from jaxhybrid.types import HostEnv
 
 KEY = jax.random.key(0)
@@ -245,6 +245,10 @@ def test_a_data_set_of_ones_own():
     data = init(KEY).dataset
     state = gamps.make(config, gamps.environment(config), data).init(jax.random.key(3))
     np.testing.assert_array_equal(state.dataset.action, data.action)
+    named = gamps.make(config, gamps.environment(config), Dataset(data, "gridworld")).init(jax.random.key(3))
+    np.testing.assert_array_equal(named.dataset.action, data.action)
+    with pytest.raises(InputError, match="env='gridworld', but the data set was recorded in 'minigolf'"):
+        gamps.make(config, gamps.environment(config), Dataset(data, "minigolf"))
     with pytest.raises(InputError, match="behaviour_log_prob is missing"):
         gamps.make(config, gamps.environment(config), data._replace(behaviour_log_prob=None))
     never = data.behaviour_log_prob.at[2, 1].set(-jnp.inf)
