@@ -2,7 +2,9 @@
 
 The double integrator with a linear policy: score function, pathwise and model-augmented estimators, all with the exact
 model and critic, against the gradient of the objective that each estimates and against that of the return without end.
-Prints a table; writes manifest.json, results.json and one figure per discount.
+With ``--problem gridworld`` instead the gradients of recorded trajectories: Monte Carlo (MFG), fully model-based (FMG)
+and model-value (MVG), the last two with likely and gradient-aware models, over the number of trajectories.
+Prints a table; writes manifest.json, results.json and one figure per discount, or one of the gridworld.
 """
 
 from __future__ import annotations
@@ -37,11 +39,17 @@ class Config:
     """Steps of the score-function and pathwise roll-outs."""
     maac_horizons: tuple[int, ...] = (0, 1, 3, 5, 10, 20)
     """Horizons of the model-augmented objective."""
+    datasets: int = 200
+    """Data sets of the gridworld per number of trajectories."""
+    trajectories: tuple[int, ...] = (10, 50, 200, 1000)
+    """Numbers of recorded trajectories of the gridworld."""
 
 
 PRESETS = {
     "full": Config(),
-    "smoke": Config(draws=20_000, chunk=5_000, gammas=(0.9,), horizon=10, maac_horizons=(0, 3)),
+    "smoke": Config(
+        draws=20_000, chunk=5_000, gammas=(0.9,), horizon=10, maac_horizons=(0, 3), datasets=20, trajectories=(10, 50)
+    ),
 }
 
 
@@ -49,6 +57,8 @@ PRESETS = {
 class Arguments:
     """What the benchmark is given on the command line; numbers that are left out are those of the preset."""
 
+    problem: Literal["double_integrator", "gridworld"] = "double_integrator"
+    """Fresh roll-outs of the double integrator, or recordings of the gridworld."""
     preset: Literal["full", "smoke"] = "full"
     """Named numbers."""
     seed: int = 0
@@ -63,6 +73,10 @@ class Arguments:
     """Steps of the score-function and pathwise roll-outs."""
     maac_horizons: tuple[int, ...] | None = None
     """Horizons of the model-augmented objective."""
+    datasets: int | None = None
+    """Data sets of the gridworld per number of trajectories."""
+    trajectories: tuple[int, ...] | None = None
+    """Numbers of recorded trajectories of the gridworld."""
     out: str | None = None
     """Directory of the run; by default runs/gradient_variance-<env>-<preset>-<seed>-<time>."""
 
@@ -78,6 +92,10 @@ def _config(arguments: Arguments) -> Config:
         raise InputError(f"maac_horizons={config.maac_horizons} must be 0 or more.")
     if not config.gammas or not all(0 < gamma < 1 for gamma in config.gammas):
         raise InputError(f"gammas={config.gammas} must lie strictly between 0 and 1.")
+    if config.datasets < 2:
+        raise InputError(f"datasets={config.datasets} must be at least 2.")
+    if not config.trajectories or min(config.trajectories) < 2:
+        raise InputError(f"trajectories={config.trajectories} must be at least 2.")
     if not 0 <= arguments.seed < 2**31:
         raise InputError(f"seed={arguments.seed} must lie within 0 and {2**31 - 1}.")
     if arguments.out is not None and not arguments.out.strip():
@@ -100,36 +118,58 @@ def main(argv: Sequence[str]) -> int:
     name = "gradient_variance"
     arguments = tyro.cli(Arguments, args=list(argv), prog=f"python -m benchmarks {name}", description=__doc__)
     config = _config(arguments)
-    # Imported here, so that a refused argument needs no JAX.
+    out = Path(arguments.out or records.default_directory(name, arguments.problem, arguments.preset, arguments.seed))
+    identity = {
+        "study": name,
+        "problem": arguments.problem,
+        "config": dataclasses.asdict(config),
+        "seed": arguments.seed,
+    }
+    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
+    study = _integrator if arguments.problem == "double_integrator" else _gridworld
+    results = {"config": dataclasses.asdict(config), "seed": arguments.seed, **study(config, arguments.seed, out)}
+    text = json.dumps(records.jsonable(results), indent=1, allow_nan=False)
+    (out / "results.json").write_text(text + "\n", encoding="utf-8")
+    console.say(f"results in {out}")
+    return 0
+
+
+# JAX is imported in the studies, so that a refused argument needs none.
+
+
+def _integrator(config: Config, seed: int, out: Path) -> dict[str, Any]:
     import jax
 
     from benchmarks._gradient_variance import report
     from benchmarks._gradient_variance.estimators import estimators, exact
     from benchmarks._gradient_variance.measure import measure, recorded_noise_rate
 
-    out = Path(arguments.out or records.default_directory(name, "double_integrator", arguments.preset, arguments.seed))
-    identity = {"study": name, "config": dataclasses.asdict(config), "seed": arguments.seed}
-    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
-    key = jax.random.key(arguments.seed)
-    results: dict[str, Any] = {"config": dataclasses.asdict(config), "seed": arguments.seed, "gammas": {}}
+    key, found = jax.random.key(seed), {}
     for gamma in config.gammas:
         known, full = exact(gamma, config.horizon)
         rows = []
         for row in estimators(gamma, config.horizon, config.maac_horizons):
             rows.append(measure(row, known, full, draws=config.draws, chunk=config.chunk, key=key))
             console.say(f"gamma {gamma:g}: {row.name}, {rows[-1]['draws_per_second'] / 1e6:.2f} M draws/s")
-        results["gammas"][f"{gamma:g}"] = rows
+        found[f"{gamma:g}"] = rows
         title = f"double integrator, gamma = {gamma:g}, T = {config.horizon}, {config.draws:,} draws per estimator"
         rich.console.Console(width=180).print(report.table(rows, title))
         report.draw(rows, title, out / f"gradient_variance_gamma{gamma:g}.png")
     repeats = max(5, config.draws // config.chunk)
     rates = recorded_noise_rate(known, horizon=config.horizon, chunk=config.chunk, repeats=repeats, key=key)
-    results["draws_per_second"] = rates
-    text = json.dumps(records.jsonable(results), indent=1, allow_nan=False)
-    (out / "results.json").write_text(text + "\n", encoding="utf-8")
     shown = ", ".join(f"{what} {rate / 1e6:.2f} M" for what, rate in rates.items())
-    console.say(f"draws/s at T = {config.horizon}: {shown}; results in {out}")
-    return 0
+    console.say(f"draws/s at T = {config.horizon}: {shown}")
+    return {"gammas": found, "draws_per_second": rates}
+
+
+def _gridworld(config: Config, seed: int, out: Path) -> dict[str, Any]:
+    from benchmarks._gamps import gradients
+    from benchmarks._gradient_variance import report
+
+    rows = gradients.measure(config.datasets, config.trajectories, seed)
+    rich.console.Console(width=140).print(gradients.table(rows))
+    report.draw_recorded(rows, out / "gradient_variance_gridworld.png")
+    return {"gridworld": rows}
 
 
 if __name__ == "__main__":

@@ -61,18 +61,22 @@ class Bootstrap(NamedTuple):
       transitions: steps, leading axis ``N`` (the capacity).
       held_out: whether a member validates on the row instead of training on it, boolean ``[N, M]``.
       size: rows that hold data, the first ones, ``[]``.
+      weight: what every row counts in the likelihood, not negative and of mean one, ``[N]``; None: one each. See
+        `rollout_values.score_weights`.
     """
 
     transitions: Transition
     held_out: Array
     size: Array
+    weight: Array | None = None
 
 
 class _Rows(NamedTuple):
-    """Rows of each member: inputs ``[M, b, D + A]``, targets ``[M, b, O]``, weights ``[M, b]``."""
+    """Rows of each member: inputs ``[M, b, D + A]``, targets ``[M, b, O]``; whether they count and what, ``[M, b]``."""
 
     x: Array
     y: Array
+    use: Array
     weight: Array
 
 
@@ -171,14 +175,14 @@ def fit(
 def _member_losses(
     params: PyTree, bounds: tuple[Array, Array], normaliser: Normaliser, rows: _Rows, head_fn: HeadFn
 ) -> Array:
-    """Weighted mean loss of each member on its own rows, ``[M]``."""
+    """Mean of each member's weighted losses on its own rows, ``[M]``."""
 
     def row_loss(member: PyTree, stats: Normaliser, x: Array, y: Array) -> Array:
         mean, log_variance = head_fn(member, bounds, (x - stats.input_mean) / stats.input_std)
         return gaussian_nll(mean, log_variance, (y - stats.target_mean) / stats.target_std)
 
     losses = jax.vmap(jax.vmap(row_loss, in_axes=(None, None, 0, 0)))(params, normaliser, rows.x, rows.y)
-    return jnp.sum(losses * rows.weight, axis=1) / jnp.maximum(jnp.sum(rows.weight, axis=1), 1.0)
+    return jnp.sum(losses * rows.weight, axis=1) / jnp.maximum(jnp.sum(rows.use, axis=1), 1.0)
 
 
 def _gradient_step(
@@ -292,4 +296,5 @@ def _validation_rows(data: Bootstrap, predict_reward: bool, key: Key) -> _Rows:
 
 def _gather(data: Bootstrap, predict_reward: bool, index: Array, use: Array) -> _Rows:
     x, y = _features(jax.tree.map(lambda leaf: leaf[index], data.transitions), predict_reward)
-    return _Rows(x, y, use.astype(x.dtype))
+    use = use.astype(x.dtype)
+    return _Rows(x, y, use, use if data.weight is None else use * data.weight[index])

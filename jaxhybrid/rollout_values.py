@@ -1,4 +1,4 @@
-"""Values of state-action pairs by model roll-outs, and the norms of scores, both without storing a path."""
+"""Values of state-action pairs by model roll-outs, and the norms of scores, without storing a path or a gradient."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxhybrid.ops.importance import truncated_weights
 from jaxhybrid.types import Array, Key, PolicyFn, PyTree, StepFn, ValueFn
 
-__all__ = ["batch_rollout_values", "rollout_value", "score_norms"]
+__all__ = ["batch_rollout_values", "rollout_value", "score_norms", "score_weights"]
 
 
 def rollout_value(
@@ -165,3 +166,50 @@ def score_norms(
     if chunk is None:
         return jax.vmap(norm)((obs, action))
     return jax.lax.map(norm, (obs, action), batch_size=chunk)
+
+
+def score_weights(
+    policy_params: PyTree,
+    obs: Array,
+    action: Array,
+    behaviour_log_prob: Array,
+    used: Array,
+    *,
+    policy_fn: PolicyFn,
+    max_ratio: Array | float,
+    order: float = 2.0,
+    chunk: int | None = None,
+) -> Array:
+    """Weights of replayed steps in a model's likelihood, larger where the policy gradient needs the model; mean one.
+
+    ``w_n = min(rho_n, max_ratio) |grad log pi(a_n | s_n)|_q``, ``rho_n = pi(a_n | s_n) / b(a_n | s_n)``, over its mean.
+
+    What is left of `ops.importance.gradient_aware_weights` when steps are replayed one by one: the products and sums
+    over the steps *before* n, and ``gamma^t``, need the path that led there, which a replay does not keep. So the ratio
+    is that of the step's own action, the states stay those of the replay, and a step counts by its own score alone.
+
+    Args:
+      policy_params: parameters of the policy, a constant of the fit.
+      obs: ``[B, D]``.
+      action: ``[B, A]``.
+      behaviour_log_prob: log-probability of each action under the policy that took it, ``[B]``.
+      used: which rows hold data, boolean ``[B]``; the others get the weight zero.
+      policy_fn: ``policy_fn(policy_params, obs)`` -> record with ``log_prob(action)``.
+      max_ratio: largest ratio; every bound biases the weights towards those of the behaviour policies.
+      order: ``q``: 1, 2 or infinity.
+      chunk: as in `score_norms`.
+
+    Returns:
+      Weights of mean one over the rows in use, ``[B]``; all one where every score is zero.
+
+    Source: D'Oro et al. 2020, Gradient-aware model-based policy search, equation 3, without its sums over the past.
+    """
+    chex.assert_equal_shape([behaviour_log_prob, used])
+    norms = score_norms(policy_params, obs, action, policy_fn=policy_fn, order=order, chunk=chunk)
+    log_prob = jax.vmap(lambda s, a: policy_fn(policy_params, s).log_prob(a))(obs, action)
+    weights = truncated_weights(log_prob - behaviour_log_prob, maximum=max_ratio) * norms
+    # A select, not a product: rows without data may give anything.
+    weights = jnp.where(used, weights, 0.0)
+    total = jnp.sum(weights)
+    mean = total / jnp.maximum(jnp.sum(used), 1)
+    return jnp.where(total > 0, weights / jnp.where(total > 0, mean, 1.0), used.astype(weights.dtype))

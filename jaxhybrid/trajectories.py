@@ -1,23 +1,24 @@
-"""Recorded trajectories: the record, how it is collected, checked, saved and loaded."""
+"""Recorded trajectories: the record, how it is collected and checked, and the data set that is saved and loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.types import Array, Env, Key
+from jaxhybrid.types import Array, Env, HostEnv, Key
 
-__all__ = ["Trajectory", "check_support", "checked", "collect", "load", "save", "stack"]
+__all__ = ["Dataset", "Trajectory", "check_support", "checked", "collect", "host_collect", "stack"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Trajectory(NamedTuple):
@@ -66,6 +67,52 @@ def collect(env: Env, key: Key, *, act_fn: Callable[[Array, Key], tuple[Array, A
 
     start = (env_state, obs, jnp.ones((), obs.dtype))
     return jax.lax.scan(advance, start, jax.random.split(run_key, length))[1]
+
+
+def host_collect(
+    env: HostEnv, key: Key, *, act_fn: Callable[[Array, Key], tuple[Array, Array]], length: int, count: int
+) -> Trajectory:
+    """Runs ``count`` episodes of a host environment, in rounds of ``N``, one per instance; ``[count, T, ...]``.
+
+    Args:
+      env: the environment; states held elsewhere stay valid, since its state is explicit.
+      key: one draw of everything.
+      act_fn: ``act_fn(obs [N, D], keys [N]) -> (action [N, A], log_prob [N])``, jitted by the caller.
+      length: steps ``T`` after which a recording ends; shorter episodes are padded.
+      count: episodes, at least 1.
+
+    Raises:
+      InputError: a length or a count below 1.
+    """
+    for name, value in (("length", length), ("count", count)):
+        if value < 1:
+            raise InputError(f"{name}={value} must be at least 1.")
+    rounds = [
+        _host_round(env, round_key, act_fn, length) for round_key in jax.random.split(key, -(-count // env.num_envs))
+    ]
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[:count], leaves[0].dtype), *rounds)
+
+
+def _host_round(env: HostEnv, key: Key, act_fn: Callable, length: int) -> Trajectory:
+    """One episode in each instance, ``[N, T, ...]``."""
+    seed_key, run_key = jax.random.split(key)
+    env_state, obs = env.reset(int(jax.random.randint(seed_key, (), 0, np.iinfo(np.int32).max)))
+    mask, steps = np.ones(env.num_envs, np.float32), []
+    for keys in jax.random.split(run_key, (length, env.num_envs)):
+        action, log_prob = map(np.asarray, act_fn(jnp.asarray(obs), keys))
+        env_state, after = env.step(env_state, action)
+        # Copied, because a simulator may hand out the same buffer in every step.
+        next_obs: Any = np.array(after.obs)
+        discount = 1.0 - np.asarray(after.terminated, np.float32)
+        # A select, not a product: past the end of an episode an environment may return anything.
+        reward, log_prob = (np.where(mask > 0, np.asarray(x, np.float32), 0.0) for x in (after.reward, log_prob))
+        steps.append(Trajectory(np.array(obs), action, reward, discount, next_obs, log_prob, mask))
+        ended: Any = np.asarray(after.terminated) | np.asarray(after.truncated)
+        mask, obs = np.where(ended, 0.0, mask).astype(np.float32), next_obs
+        if ended.any():
+            # What follows is masked, but must stay within what the simulator can integrate.
+            env_state, obs = env.reset_where(env_state, next_obs.copy(), ended)
+    return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *steps)
 
 
 def stack(trajectories: Sequence[Trajectory], *, pad: bool = False) -> Trajectory:
@@ -167,40 +214,67 @@ def check_support(
         )
 
 
-def save(dataset: Trajectory, path: str | Path) -> None:
-    """Writes a data set as ``.npz`` of plain arrays, with a digest of their contents.
+class Dataset(NamedTuple):
+    """Recorded trajectories with the environment that they are of, to be kept in a file.
 
-    Raises:
-      InputError: the data set makes no sense (see `checked`), or a file is there already; nothing was written then.
+    Attributes:
+      trajectories: ``[N, T, ...]``.
+      env: name of the environment, as in `jaxhybrid.types.EnvSpec`.
     """
-    checked(dataset)
-    path = Path(path)
-    if path.exists():
-        raise InputError(f"path={str(path)!r} exists: name another file, or remove it first.")
-    arrays = {name: np.asarray(value) for name, value in dataset._asdict().items()}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, format=np.asarray(_FORMAT), digest=np.asarray(_digest(arrays)), **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
 
+    trajectories: Trajectory
+    env: str
 
-def load(path: str | Path) -> Trajectory:
-    """Reads what `save` wrote, never unpickling anything, and verifies it.
+    def of(self, env: str) -> Trajectory:
+        """Returns the trajectories, if they are of that environment.
 
-    Raises:
-      InputError: the file cannot be read, is none of ours, or its contents are not what was written.
-    """
-    try:
-        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            contents = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
-        raise InputError(f"path={str(path)!r} cannot be read as a data set: {type(reason).__name__}.") from None
-    version, digest = contents.pop("format", None), contents.pop("digest", None)
-    if version is None or int(version) != _FORMAT or set(contents) != set(Trajectory._fields):
-        raise InputError(f"path={str(path)!r} is not a data set of this library, format {_FORMAT}.")
-    if str(digest) != _digest(contents):
-        raise InputError(f"path={str(path)!r} is damaged: its contents are not those that were saved.")
-    return checked(Trajectory(**{name: jnp.asarray(value) for name, value in contents.items()}))
+        Raises:
+          InputError: they are of another one.
+        """
+        if env != self.env:
+            raise InputError(f"env={env!r}, but the data set was recorded in {self.env!r}: name that one.")
+        return self.trajectories
+
+    def save(self, path: str | Path) -> None:
+        """Writes the data set as ``.npz`` of plain arrays, with a digest of their contents.
+
+        Raises:
+          InputError: the data set makes no sense (see `checked`) or does not name its environment, or a file is there
+            already; nothing was written then.
+        """
+        checked(self.trajectories)
+        if not self.env:
+            raise InputError("env is empty: name the environment that the trajectories are of.")
+        path = Path(path)
+        if path.exists():
+            raise InputError(f"path={str(path)!r} exists: name another file, or remove it first.")
+        arrays = {name: np.asarray(value) for name, value in self.trajectories._asdict().items()}
+        arrays["env"] = np.asarray(self.env)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, format=np.asarray(_FORMAT), digest=np.asarray(_digest(arrays)), **arrays)  # type: ignore[arg-type]
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Dataset:
+        """Reads what `save` wrote, never unpickling anything, and verifies it.
+
+        Raises:
+          InputError: the file cannot be read, is none of ours, or its contents are not what was written.
+        """
+        try:
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                contents = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as reason:
+            raise InputError(f"path={str(path)!r} cannot be read as a data set: {type(reason).__name__}.") from None
+        version, digest = contents.pop("format", None), contents.pop("digest", None)
+        expected = {*Trajectory._fields, "env"}
+        if version is None or version.shape or int(version) != _FORMAT or set(contents) != expected:
+            raise InputError(f"path={str(path)!r} is not a data set of this library, format {_FORMAT}.")
+        if str(digest) != _digest(contents):
+            raise InputError(f"path={str(path)!r} is damaged: its contents are not those that were saved.")
+        env = str(contents.pop("env"))
+        return cls(checked(Trajectory(**{name: jnp.asarray(value) for name, value in contents.items()})), env)
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

@@ -97,6 +97,25 @@ def test_members_learn_the_laws_of_both_regions():
     assert all(np.isfinite(value) for value in metrics.values())
 
 
+def test_weights_decide_which_law_is_learnt():
+    ensemble, fit = compiled("rolling")
+    before, alike, _ = fitted("rolling")
+
+    def weighted(weight):
+        data = Bootstrap(transitions(), jnp.asarray(splits()), jnp.asarray(ROWS), weight)
+        return fit(before, data, jax.random.key(2))
+
+    first = jnp.arange(CAPACITY) % 2 == 0
+    after, metrics = weighted(jnp.where(first, 2.0, 0.0))
+    t = transitions()
+    predict = jax.jit(jax.vmap(lambda o, a: ensemble.predict(after, jnp.asarray(1), o, a).mean))
+    error = jnp.sqrt(jnp.mean(jnp.square(predict(t.obs, t.action) - (t.next_obs - t.obs))[:ROWS], axis=1))
+    assert jnp.sqrt(jnp.mean(jnp.square(error[::2]))) < 0.3 * jnp.sqrt(jnp.mean(jnp.square(error[1::2])))
+    assert all(np.isfinite(value) for value in metrics.values())
+    # Weights of one are no weights.
+    jax.tree.map(np.testing.assert_array_equal, weighted(jnp.ones(CAPACITY))[0], alike)
+
+
 def test_the_best_parameters_come_back_if_asked_for():
     # The misled member was best before it learnt anything.
     before, after, _ = fitted("rolling")

@@ -6,7 +6,7 @@ import pytest
 from jaxhybrid.envs import finite
 from jaxhybrid.ops.categorical import Categorical
 from jaxhybrid.ops.gaussian import Gaussian
-from jaxhybrid.rollout_values import batch_rollout_values, rollout_value, score_norms
+from jaxhybrid.rollout_values import batch_rollout_values, rollout_value, score_norms, score_weights
 from tests.oracles import check_monte_carlo_mean, finite_difference
 
 S, A = 3, 2
@@ -68,6 +68,37 @@ def test_score_norms_by_differences(order):
     for chunk in (None, 2):
         found = score_norms(params, obs, action, policy_fn=policy_fn, order=order, chunk=chunk)
         np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+@pytest.mark.float64
+def test_weights_of_replayed_steps():
+    """One action in state s, mean theta s, deviation 1: the norm of the score is |a - theta s| |s|."""
+    obs = jnp.array([[1.0], [2.0], [-1.0], [jnp.nan]])
+    action = jnp.array([[1.5], [2.0], [0.0], [0.0]])
+    used = jnp.array([True, True, True, False])
+
+    def policy_fn(theta, s):
+        return Gaussian(theta * s, jnp.zeros(1))
+
+    def weigh(behaviour, theta=0.5, **changes):
+        bound = {"policy_fn": policy_fn, "max_ratio": 3.0} | changes
+        return score_weights(jnp.array([theta]), obs, action, behaviour, used, **bound)
+
+    log_prob = -0.5 * jnp.square(jnp.array([1.0, 1.0, 0.5, 0.0])) - 0.5 * np.log(2 * np.pi)
+    ratio = np.array([0.5, 2.0, 4.0])
+    norms = np.array([1.0, 2.0, 0.5])
+    behaviour = log_prob - jnp.log(jnp.append(ratio, 1.0))
+    for chunk in (None, 2):
+        expected = np.minimum(ratio, 3.0) * norms
+        found = weigh(behaviour, chunk=chunk)
+        np.testing.assert_allclose(found[:3], expected / expected.mean(), rtol=1e-12)
+        assert found[3] == 0.0
+    np.testing.assert_allclose(weigh(log_prob)[:3], norms / norms.mean(), rtol=1e-12)
+    # Where no action could have been another one, every step counts alike.
+    still = score_weights(
+        jnp.zeros(1), obs, action, log_prob, used, policy_fn=lambda p, s: Gaussian(s, s), max_ratio=3.0
+    )
+    np.testing.assert_array_equal(still, [1.0, 1.0, 1.0, 0.0])
 
 
 def test_certain_actions_have_no_score():

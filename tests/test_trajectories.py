@@ -6,7 +6,8 @@ import pytest
 from jaxhybrid import trajectories
 from jaxhybrid.envs import gridworld
 from jaxhybrid.errors import InputError
-from jaxhybrid.trajectories import Trajectory
+from jaxhybrid.trajectories import Dataset, Trajectory
+from jaxhybrid.types import HostEnv, TimeStep
 
 
 def recorded(steps=3, **changes):
@@ -49,6 +50,50 @@ def test_collection_ends_with_the_episode():
         np.testing.assert_array_equal(data.next_obs[t, : length - 1], data.obs[t, 1:length])
 
 
+def counters(num_envs=2):
+    """Host instances that count up from their seed's start and end, instance by instance, after 2 and 3 steps."""
+    spec = gridworld.make().spec._replace(name="counters", obs_dim=1)
+
+    def reset(seed):
+        start = np.full((num_envs, 1), seed % 7, np.float32)
+        return (start, np.zeros(num_envs, int)), start
+
+    def step(env_state, action):
+        obs, steps = env_state[0] + action, env_state[1] + 1
+        terminated = steps >= 2 + np.arange(num_envs)
+        reward = np.where(steps > 2 + np.arange(num_envs), np.nan, obs[:, 0])
+        return (obs, steps), TimeStep(obs, reward, terminated, np.zeros(num_envs, bool))
+
+    def reset_where(env_state, obs, mask):
+        # Not a new episode but one that has long ended: what is recorded of it must be masked.
+        return (np.where(mask[:, None], np.nan, env_state[0]), env_state[1]), np.where(mask[:, None], 0.0, obs)
+
+    return HostEnv(reset, step, reset_where, lambda: None, num_envs, spec)
+
+
+def test_collection_on_the_host():
+    def act_fn(obs, keys):
+        return jnp.ones((2, 1)), obs[:, 0] / 10
+
+    data = trajectories.host_collect(counters(), jax.random.key(0), act_fn=act_fn, length=4, count=3)
+    np.testing.assert_array_equal(data.mask, [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]])
+    np.testing.assert_array_equal(data.discount[:2, :3], [[1, 0, 0], [1, 1, 0]])
+    for t in range(3):
+        start, length = data.obs[t, 0, 0], int(data.mask[t].sum())
+        np.testing.assert_array_equal(data.obs[t, :length, 0], start + np.arange(length))
+        np.testing.assert_array_equal(data.next_obs[t, :length, 0], start + 1 + np.arange(length))
+        np.testing.assert_array_equal(data.reward[t], (start + 1 + np.arange(4)) * data.mask[t])
+        np.testing.assert_allclose(data.behaviour_log_prob[t], (start + np.arange(4)) / 10 * data.mask[t], rtol=1e-6)
+    assert data.obs[0, 0] == data.obs[1, 0] != data.obs[2, 0], "one start per round"
+    again = trajectories.host_collect(counters(), jax.random.key(0), act_fn=act_fn, length=4, count=3)
+    np.testing.assert_array_equal(again.obs, data.obs)
+    for name in ("length", "count"):
+        with pytest.raises(InputError, match=f"{name}=0 must be at least 1"):
+            trajectories.host_collect(
+                counters(), jax.random.key(0), act_fn=act_fn, **{"length": 1, "count": 1, name: 0}
+            )
+
+
 def test_stacking_pads_with_masked_steps():
     with pytest.raises(InputError, match=r"unequal lengths \(2 to 3\) and no mask: pass pad=True"):
         trajectories.stack([recorded(3), recorded(2)])
@@ -62,32 +107,59 @@ def test_stacking_pads_with_masked_steps():
 
 def test_saved_data_come_back_as_they_were(tmp_path):
     data, path = dataset(), tmp_path / "data.npz"
-    trajectories.save(data, path)
-    jax.tree.map(np.testing.assert_array_equal, trajectories.load(path), data)
+    Dataset(data, "gridworld").save(path)
+    loaded = Dataset.load(path)
+    assert loaded.env == "gridworld"
+    jax.tree.map(np.testing.assert_array_equal, loaded.of("gridworld"), data)
+    with pytest.raises(InputError, match="env='minigolf', but the data set was recorded in 'gridworld'"):
+        loaded.of("minigolf")
     with pytest.raises(InputError, match="exists: name another file"):
-        trajectories.save(data, path)
+        loaded.save(path)
+    with pytest.raises(InputError, match="env is empty"):
+        Dataset(data, "").save(tmp_path / "nameless.npz")
 
 
 def test_damaged_or_foreign_files_are_refused(tmp_path):
     path = tmp_path / "data.npz"
-    trajectories.save(dataset(), path)
+    Dataset(dataset(), "gridworld").save(path)
     with np.load(path) as file:
         contents = {name: file[name] for name in file.files}
-    contents["reward"] = contents["reward"] + 1e-3
-    np.savez(tmp_path / "changed.npz", **contents)
+    np.savez(tmp_path / "changed.npz", **{**contents, "reward": contents["reward"] + 1e-3})
+    np.savez(tmp_path / "renamed.npz", **{**contents, "env": np.asarray("minigolf")})
+    np.savez(tmp_path / "older.npz", **{**contents, "format": np.asarray(1)})
     np.savez(tmp_path / "foreign.npz", reward=np.ones(3))
     np.savez(tmp_path / "pickled.npz", reward=np.array([{"a": 1}], dtype=object))
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:300])
     for name, match in (
         ("changed", "is damaged"),
+        ("renamed", "is damaged"),
+        ("older", "is not a data set of this library, format 2"),
         ("foreign", "is not a data set of this library"),
         ("pickled", "cannot be read as a data set: ValueError"),
         ("cut", "cannot be read as a data set"),
         ("missing", "cannot be read as a data set: FileNotFoundError"),
     ):
         with pytest.raises(InputError, match=match) as caught:
-            trajectories.load(tmp_path / f"{name}.npz")
+            Dataset.load(tmp_path / f"{name}.npz")
         assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_bit_gets_through(tmp_path):
+    path, flipped = tmp_path / "data.npz", tmp_path / "flipped.npz"
+    Dataset(dataset(), "gridworld").save(path)
+    whole, data = path.read_bytes(), dataset()
+    refused = 0
+    for position in range(0, len(whole), 5):
+        flipped.write_bytes(whole[:position] + bytes([whole[position] ^ 16]) + whole[position + 1 :])
+        try:
+            loaded = Dataset.load(flipped)
+        except InputError:
+            refused += 1
+            continue
+        # The archive has bytes that say nothing, such as dates.
+        assert loaded.env == "gridworld"
+        jax.tree.map(np.testing.assert_array_equal, loaded.trajectories, data)
+    assert refused > len(whole) / 5 * 0.4
 
 
 @pytest.mark.parametrize(
@@ -105,7 +177,7 @@ def test_damaged_or_foreign_files_are_refused(tmp_path):
 )
 def test_data_that_make_no_sense_are_refused(tmp_path, changes, match):
     with pytest.raises(InputError, match=match):
-        trajectories.save(dataset(**changes), tmp_path / "data.npz")
+        Dataset(dataset(**changes), "gridworld").save(tmp_path / "data.npz")
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""The table and the figure of the gradient-variance benchmark."""
+"""The table and the figures of the gradient-variance benchmark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import rich.table
 
-__all__ = ["draw", "table"]
+__all__ = ["draw", "draw_recorded", "table"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -72,5 +72,45 @@ def draw(rows: Rows, title: str, path: Path) -> None:
         panel.grid(True, axis="x", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def draw_recorded(rows: Rows, path: Path) -> None:
+    """Draws bias, variance and mean squared error of gradients from recordings over the number of trajectories."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 3, figsize=(13.5, 4.6), layout="constrained")
+    # A colour for each origin of states and values, a dash for each kind of model.
+    colours = {"MFG": "#0072B2", "FMG": "#D55E00", "MVG": "#009E73"}
+    dashed = ("REINFORCE", "likely")
+    for name in dict.fromkeys(row["estimator"] for row in rows):
+        members = [row for row in rows if row["estimator"] == name]
+        style = {"color": colours[name[:3]], "linestyle": "--" if any(word in name for word in dashed) else "-"}
+        counts = [row["trajectories"] for row in members]
+        for panel, of in zip(panels, ("bias", "variance", "mse")):
+            panel.plot(counts, [row[of] for row in members], marker="o", markersize=4, label=name, **style)
+        errors = [row["bias_standard_error"] for row in members]
+        panels[0].errorbar(counts, [row["bias"] for row in members], yerr=errors, capsize=3, **style)
+        panels[0].axhline(members[0]["limit_bias"], linewidth=0.8, alpha=0.6, **style)
+    panels[0].set_ylim(0.0, 2.0)
+    panels[0].set_ylabel("|bias| / |exact gradient|\n(whisker: standard error; line: N = infinity)")
+    panels[1].set_ylabel("variance / |exact gradient|$^2$")
+    panels[2].set_ylabel("mean squared error / |exact gradient|$^2$")
+    for panel in panels:
+        panel.set_xscale("log")
+        panel.set_yscale("linear" if panel is panels[0] else "log")
+        panel.set_xticks(counts, [str(count) for count in counts])
+        panel.minorticks_off()
+        panel.set_xlabel("trajectories")
+        panel.grid(True, alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    chosen = dict(zip(labels, handles))
+    figure.legend(chosen.values(), chosen, loc="outside lower center", frameon=False, ncols=3)
+    figure.suptitle("Gradients from recorded trajectories on the gridworld, target policy off the one that collected")
     figure.savefig(path, dpi=100)
     plt.close(figure)

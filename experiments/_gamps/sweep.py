@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxhybrid.envs import gridworld
+from jaxhybrid.runtime.programs import evaluation_key
 from jaxhybrid.systems import gamps
+from jaxhybrid.types import Env, HostEnv
 
 if TYPE_CHECKING:
     from experiments.gamps import Config
@@ -59,24 +61,20 @@ def sweep(config: Config, first_seed: int) -> Iterator[list[dict[str, Any]]]:
 
     The policy and the data of a seed are the same for every method, so methods can be compared run by run.
     """
-    keys = jax.vmap(jax.random.key)(jnp.arange(first_seed, first_seed + config.seeds))
+    seeds = range(first_seed, first_seed + config.seeds)
     for setting in settings(config):
         chosen = numbers(config, setting)
-        system = gamps.make(chosen, gamps.environment(chosen))
-
-        def run(key: jax.Array, system: Any = system) -> Any:
-            # Metrics speak of the policy before the step: one more iteration shows the last policy.
-            return jax.lax.scan(system.step, system.init(key), None, length=config.iterations + 1)[1]
-
-        compiled = jax.jit(jax.vmap(run)).lower(keys).compile()
-        began = time.perf_counter()
-        metrics = jax.tree.map(np.asarray, jax.block_until_ready(compiled(keys)))
-        seconds = time.perf_counter() - began
+        env = gamps.environment(chosen)
+        if isinstance(env, HostEnv):
+            metrics, seconds = _one_by_one(chosen, env, config.iterations, seeds)
+            env.close()
+        else:
+            metrics, seconds = _side_by_side(chosen, env, config.iterations, seeds)
         yield [
             {
                 **setting._asdict(),
                 "seed": first_seed + i,
-                "returns": metrics["eval/return"][i],
+                "returns": metrics["policy/return"][i],
                 "effective_sample_size": metrics["data/effective_sample_size"][i],
                 "cosine": metrics["policy/cosine"][i] if "policy/cosine" in metrics else None,
                 "stopped": metrics["stopped"][i],
@@ -85,6 +83,44 @@ def sweep(config: Config, first_seed: int) -> Iterator[list[dict[str, Any]]]:
             }
             for i in range(config.seeds)
         ]
+
+
+# Metrics speak of the policy before the step: one more iteration shows the last policy.
+
+
+def _side_by_side(chosen: gamps.Config, env: Env, iterations: int, seeds: range) -> tuple[dict[str, np.ndarray], float]:
+    """Runs all seeds in one program; returns the metrics ``[S, iterations + 1]`` and the seconds."""
+    system = gamps.make(chosen, env)
+
+    def run(key: jax.Array) -> Any:
+        return jax.lax.scan(system.step, system.init(key), None, length=iterations + 1)[1]
+
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+    compiled = jax.jit(jax.vmap(run)).lower(keys).compile()
+    began = time.perf_counter()
+    metrics = jax.tree.map(np.asarray, jax.block_until_ready(compiled(keys)))
+    return metrics, time.perf_counter() - began
+
+
+def _one_by_one(
+    chosen: gamps.Config, env: HostEnv, iterations: int, seeds: range
+) -> tuple[dict[str, np.ndarray], float]:
+    """The same with recording and evaluation on the host; every policy of a seed meets the same episodes."""
+    task, step, began = gamps.make_task(chosen, env), None, time.perf_counter()
+    rows = []
+    for seed in seeds:
+        key = jax.random.key(seed)
+        system = gamps.make(chosen, env, gamps.record(chosen, task, key))
+        state = system.init(key)
+        # The data are in the state: one program serves all seeds.
+        step = jax.jit(system.step) if step is None else step
+        logged = []
+        for _ in range(iterations + 1):
+            evaluated = task.evaluate(state.policy_params, evaluation_key(seed))
+            state, metrics = step(state, None)
+            logged.append({**metrics, "policy/return": evaluated})
+        rows.append(jax.tree.map(lambda *leaves: np.stack(leaves), *logged))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows), time.perf_counter() - began
 
 
 def weight_maps(seed: int, trajectories: int = 1000) -> dict[str, dict[str, np.ndarray]]:

@@ -15,15 +15,27 @@ import optax
 
 from jaxhybrid import envs
 from jaxhybrid.envs import gridworld, minigolf
+from jaxhybrid.errors import InputError
 from jaxhybrid.guard import Guard, apply_if_finite
 from jaxhybrid.ops import importance, trees
 from jaxhybrid.systems.gamps_config import Config, checked, presets
 from jaxhybrid.systems.gamps_tasks import Task, gridworld_task, minigolf_task, swimmer_task
-from jaxhybrid.trajectories import Trajectory
+from jaxhybrid.trajectories import Dataset, Trajectory
 from jaxhybrid.trajectories import checked as checked_dataset
-from jaxhybrid.types import Array, Env, Key, Metrics, PyTree, System
+from jaxhybrid.types import Array, Env, HostEnv, Key, Metrics, PyTree, System
 
-__all__ = ["SMALLEST_ESS", "Config", "State", "environment", "make", "make_task", "presets"]
+__all__ = [
+    "SMALLEST_ESS",
+    "Config",
+    "State",
+    "environment",
+    "make",
+    "make_task",
+    "policy_gradient",
+    "presets",
+    "record",
+    "step_weights",
+]
 
 SMALLEST_ESS = 1.0 + 1e-3
 """Effective number of trajectories below which one of them decides everything, and improvement stops."""
@@ -55,29 +67,46 @@ class State(NamedTuple):
     env_steps: Array
 
 
-def environment(config: Config) -> Env:
-    """Makes the environment that the numbers are meant for; the swimmer's is Brax, whose reward is known."""
+def environment(config: Config) -> Env | HostEnv:
+    """Makes the environment that the numbers are meant for; the swimmer's is one whose reward the observation tells."""
     if config.domain == "gridworld":
         return gridworld.make(topology=config.topology, max_episode_steps=config.episode_steps)
     if config.domain == "minigolf":
         return minigolf.make(far_friction=config.far_friction, max_episode_steps=config.episode_steps)
-    swimmer = envs.make("mbbl/swimmer")
-    assert isinstance(swimmer, Env), "its default physics is Brax"
-    return swimmer
+    instances = {"num_envs": min(config.trajectories, config.eval_episodes)} if config.physics == "mujoco" else {}
+    return envs.make(f"mbbl/swimmer/{config.physics}", max_episode_steps=config.episode_steps, **instances)
 
 
-def make_task(config: Config, env: Env) -> Task:
+def make_task(config: Config, env: Env | HostEnv) -> Task:
     """Returns the ingredients of the domain; see `systems.gamps_tasks`."""
-    return {"gridworld": gridworld_task, "minigolf": minigolf_task, "swimmer": swimmer_task}[config.domain](config, env)
+    if config.domain == "swimmer":
+        return swimmer_task(config, env)
+    if isinstance(env, HostEnv):
+        raise InputError(f"env={env.spec.name!r} runs on the host, which domain={config.domain!r} does not.")
+    return {"gridworld": gridworld_task, "minigolf": minigolf_task}[config.domain](config, env)
 
 
-def make(config: Config, env: Env, dataset: Trajectory | None = None) -> System:
+def record(config: Config, task: Task, key: Key) -> Trajectory:
+    """Records the trajectories that ``init(key)`` collects, under the same first policy.
+
+    Args:
+      config: the numbers.
+      task: of the domain, see `make_task`; on the host where the environment runs there.
+      key: the key that ``init`` will be given.
+    """
+    policy_key, _, data_key, _ = jax.random.split(key, 4)
+    return task.collect(task.init_policy(policy_key), data_key, config.trajectories, True)
+
+
+def make(config: Config, env: Env | HostEnv, dataset: Dataset | Trajectory | None = None) -> System:
     """Builds the search for a domain.
 
     Args:
       config: the numbers; see `presets`.
-      env: `environment(config)`, or another environment of the same domain.
-      dataset: recorded trajectories ``[N, T, ...]``; None: ``init`` collects them with the exploring policy.
+      env: `environment(config)`, or another environment of the same domain. On a host environment every iteration uses
+        recorded trajectories only, and its metrics have no return: evaluate with ``make_task(config, env).evaluate``.
+      dataset: recorded trajectories ``[N, T, ...]``, as `record` makes them, which a host environment needs, or a
+        `Dataset` of this environment; None: ``init`` collects them with the exploring policy.
 
     Returns:
       ``System(init, step, act)``; ``step(state, None)`` is one iteration. Its metrics speak of the policy that the
@@ -89,6 +118,13 @@ def make(config: Config, env: Env, dataset: Trajectory | None = None) -> System:
     Source: D'Oro et al. 2020, Gradient-aware model-based policy search, algorithm 1.
     """
     task = make_task(checked(config), env)
+    if task.on_host and (dataset is None or config.fresh_trajectories):
+        raise InputError(
+            f"env={env.spec.name!r} runs on the host, outside the compiled step: pass a dataset (systems.gamps.record) "
+            "and fresh_trajectories=0."
+        )
+    if isinstance(dataset, Dataset):
+        dataset = dataset.of(env.spec.name)
     if dataset is not None:
         dataset = checked_dataset(dataset)
 
@@ -99,10 +135,10 @@ def make(config: Config, env: Env, dataset: Trajectory | None = None) -> System:
 
 
 def _init(config: Config, task: Task, dataset: Trajectory | None, key: Key) -> State:
-    policy_key, model_key, data_key, run_key = jax.random.split(key, 4)
+    policy_key, model_key, _, run_key = jax.random.split(key, 4)  # the third one is that of `record`
     params = task.init_policy(policy_key)
     if dataset is None:
-        dataset = task.collect(params, data_key, config.trajectories, True)
+        dataset = record(config, task, key)
     return State(
         policy_params=params,
         optimiser=optax.adam(config.learning_rate).init(params),
@@ -128,8 +164,10 @@ def _step(config: Config, task: Task, state: State, batch: None = None) -> tuple
     # The exact gradient needs no trajectory.
     stopped = state.stopped | (few & (config.gradient != "exact"))
 
-    weights = step_weights(config, task, params, dataset)  # line 3
-    model_params, model_loss = task.fit(state.model_params, dataset, weights)  # line 4
+    model_params, fitted = state.model_params, {}
+    if config.gradient == "model_value":  # the baselines without a model need not fit one
+        weights = step_weights(config, task, params, dataset)  # line 3
+        model_params, fitted["model/loss"] = task.fit(state.model_params, dataset, weights)  # line 4
 
     def ascend(carry: tuple, step_key: Key) -> tuple[tuple, PyTree]:
         theta, optimiser, guard = carry
@@ -146,9 +184,7 @@ def _step(config: Config, task: Task, state: State, batch: None = None) -> tuple
         ascend, start, jax.random.split(ascent_key, config.ascent_steps)
     )
     first = jax.tree.map(lambda g: g[0], gradients)
-    metrics = {
-        "eval/return": task.evaluate(params, evaluate_key),
-        "model/loss": model_loss,
+    metrics = fitted | {
         "data/effective_sample_size": ess,
         "policy/grad_norm": trees.norm(first),
         "stopped": stopped.astype(jnp.float32),
@@ -156,6 +192,8 @@ def _step(config: Config, task: Task, state: State, batch: None = None) -> tuple
         "guard/nonfinite": guard.refused,
         "guard/nonfinite_streak": guard.streak,
     }
+    if not task.on_host:
+        metrics["policy/return"] = task.evaluate(params, evaluate_key)
     if task.exact_gradient is not None:
         metrics["policy/cosine"] = trees.cosine(first, task.exact_gradient(params))
     state = state._replace(

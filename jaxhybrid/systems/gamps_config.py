@@ -21,6 +21,8 @@ class Config:
     """Geometry of the gridworld; see `envs.gridworld.layout`."""
     far_friction: float = 0.19
     """Friction of minigolf's far area: 0.19 in the line of earlier versions, 0.5 or 1.0 for sand."""
+    physics: Literal["mujoco", "generalized"] = "mujoco"
+    """Simulator of the swimmer: MuJoCo on the host, or Brax's only back-end for it, inside the compiled step."""
     iterations: int = 100
     """Iterations of fit, evaluation and improvement."""
     trajectories: int = 1000
@@ -41,7 +43,7 @@ class Config:
     ratios: Literal["plain", "self_normalised", "truncated"] = "plain"
     """Importance ratios; the last two are biased and vary less."""
     max_ratio: float = 10.0
-    """Bound of truncated ratios."""
+    """Bound of truncated ratios, and of those of the terminal value."""
     ess_fraction: float = 0.0
     """Stop improving when the effective number of trajectories falls below this share; 0 stops when it is one."""
 
@@ -53,6 +55,11 @@ class Config:
     """Model roll-outs per visited pair, M; finite problems solve for the values instead."""
     model_horizon: int = 20
     """Steps of each roll-out."""
+    terminal_value: Literal["none", "least_squares"] = "none"
+    """What follows the last step of a roll-out: nothing, or the current policy's value, fitted to the recordings by
+    least-squares temporal differences with ratios up to max_ratio; short roll-outs compound less model error."""
+    value_ridge: float = 1e-3
+    """Ridge of that fit, relative to the squares of the features."""
     ascent_steps: int = 1
     """Policy steps per fitted model."""
     learning_rate: float = 0.1
@@ -81,13 +88,16 @@ _POSITIVE = (
     "policy_std",
     "eval_episodes",
     "max_ratio",
+    "value_ridge",
 )
 _CHOICES = {
     "domain": ("gridworld", "minigolf", "swimmer"),
     "topology": ("two_areas", "literal"),
+    "physics": ("mujoco", "generalized"),
     "model_weights": ("gradient_aware", "own_score", "uniform"),
     "gradient": ("model_value", "per_decision", "reinforce", "exact"),
     "ratios": ("plain", "self_normalised", "truncated"),
+    "terminal_value": ("none", "least_squares"),
 }
 
 
@@ -120,6 +130,11 @@ def checked(config: Config) -> Config:
         )
     if config.gradient == "exact" and config.domain != "gridworld":
         raise InputError(f"gradient='exact' needs a finite problem, and domain={config.domain!r} is none.")
+    if config.terminal_value != "none" and config.domain == "gridworld":
+        raise InputError(
+            f"terminal_value={config.terminal_value!r} needs roll-outs, and the gridworld solves for its values: use "
+            "'none'."
+        )
     return config
 
 

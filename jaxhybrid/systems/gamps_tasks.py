@@ -19,13 +19,15 @@ from jaxhybrid import policies, trajectories, transition_models
 from jaxhybrid.envs import finite, gridworld
 from jaxhybrid.errors import InputError
 from jaxhybrid.networks import Network
+from jaxhybrid.ops import importance
+from jaxhybrid.ops.least_squares import temporal_difference_coefficients
 from jaxhybrid.ops.returns import discounted_sum
 from jaxhybrid.rollout_values import batch_rollout_values, score_norms
 from jaxhybrid.systems.gamps_config import Config
 from jaxhybrid.trajectories import Trajectory
-from jaxhybrid.types import Array, Env, Key, PyTree
+from jaxhybrid.types import Array, Env, HostEnv, Key, PyTree, ValueFn
 
-__all__ = ["Task", "continuous_task", "gridworld_task", "minigolf_task", "swimmer_task"]
+__all__ = ["Task", "continuous_task", "gridworld_task", "minigolf_task", "swimmer_task", "terminal_value"]
 
 
 class Task(NamedTuple):
@@ -42,6 +44,7 @@ class Task(NamedTuple):
       evaluate: ``evaluate(params, key) -> []``, the expected discounted return.
       act: ``act(params, obs, key, deterministic) -> action [A]``.
       exact_gradient: ``exact_gradient(params)``, the direction of ascent; None where it is not known.
+      on_host: whether ``collect`` and ``evaluate`` run on the host, outside compiled programs.
     """
 
     init_policy: Callable[[Key], PyTree]
@@ -54,6 +57,7 @@ class Task(NamedTuple):
     evaluate: Callable[[PyTree, Key], Array]
     act: Callable[[PyTree, Array, Key, bool], Array]
     exact_gradient: Callable[[PyTree], PyTree] | None = None
+    on_host: bool = False
 
 
 def gridworld_task(config: Config, env: Env) -> Task:
@@ -122,20 +126,34 @@ def minigolf_task(config: Config, env: Env) -> Task:
         for std in (config.policy_std, config.behaviour_std)
     )
     model = transition_models.linear_gaussian(lambda s, a: jnp.concatenate([jnp.ones(1), s / 20.0, a]), 3, 1)
-    return continuous_task(config, env, policy, explore, model)
+
+    def bumps(obs: Array) -> Array:
+        return jnp.concatenate([jnp.ones(1), jnp.exp(-0.5 * jnp.square((obs - centres) / 4.0))])
+
+    return continuous_task(config, env, policy, explore, model, bumps)
 
 
-def swimmer_task(config: Config, env: Env) -> Task:
+def swimmer_task(config: Config, env: Env | HostEnv) -> Task:
     """The swimmer, or any task with a reward of the observation: a linear policy, a tanh network for the model."""
     size = (env.spec.obs_dim, env.spec.action_dim)
     policy, explore = (
         policies.linear_gaussian(*size, log_std=math.log(std)) for std in (config.policy_std, config.behaviour_std)
     )
-    return continuous_task(config, env, policy, explore, transition_models.network_gaussian(*size))
+    pairs = jnp.triu_indices(size[0])
+
+    def quadratic(obs: Array) -> Array:
+        return jnp.concatenate([jnp.ones(1), obs, (obs[:, None] * obs[None])[pairs]])
+
+    return continuous_task(config, env, policy, explore, transition_models.network_gaussian(*size), quadratic)
 
 
 def continuous_task(
-    config: Config, env: Env, policy: Network, explore: Network, model: transition_models.TransitionModel
+    config: Config,
+    env: Env | HostEnv,
+    policy: Network,
+    explore: Network,
+    model: transition_models.TransitionModel,
+    features_fn: Callable[[Array], Array],
 ) -> Task:
     """A domain with a known reward, a Gaussian policy and a model of the change of the state.
 
@@ -145,6 +163,7 @@ def continuous_task(
       policy: what is improved.
       explore: what collects the data, with the same parameters.
       model: class of the transition model.
+      features_fn: ``features_fn(obs [D]) -> [F]``, what a terminal value is linear in.
 
     Raises:
       InputError: the environment's reward is not a function of observations.
@@ -159,8 +178,8 @@ def continuous_task(
         ended = spec.terminated_fn(obs, action, next_obs) if spec.terminated_fn else jnp.zeros((), bool)
         return next_obs, reward_fn(obs, action, next_obs), 1.0 - ended.astype(obs.dtype)
 
-    def each(fn: Callable[[Array, Array], Array]) -> Callable[[Trajectory], Array]:
-        return lambda dataset: jax.vmap(jax.vmap(fn))(dataset.obs, dataset.action)
+    def log_probs(params: PyTree, dataset: Trajectory) -> Array:
+        return jax.vmap(jax.vmap(lambda s, a: policy_fn(params, s).log_prob(a)))(dataset.obs, dataset.action)
 
     def norms(params: PyTree, dataset: Trajectory) -> Array:
         shape = dataset.mask.shape
@@ -181,25 +200,56 @@ def continuous_task(
             num_rollouts=config.rollouts,
             horizon=config.model_horizon,
             gamma=config.gamma,
+            value_fn=terminal_value(config, features_fn, dataset, log_probs(params, dataset)),
         )
         return values.reshape(dataset.mask.shape)
 
+    on_host = isinstance(env, HostEnv)
+    collect: Any = _host_collector(env) if isinstance(env, HostEnv) else partial(_collect, env)
+    collect = partial(collect, policy_fn, explore.apply, config.episode_steps)
+
     def evaluate(params: PyTree, key: Key) -> Array:
-        episodes = _collect(env, policy_fn, policy_fn, config.episode_steps, params, key, config.eval_episodes, False)
+        episodes = collect(params, key, config.eval_episodes, False)
         returns = jax.vmap(lambda r, m: discounted_sum(r, m, gamma=config.gamma))(episodes.reward, episodes.mask)
         return jnp.mean(returns)
 
     return Task(
         init_policy=policy.init,
         init_model=model.init,
-        collect=partial(_collect, env, policy_fn, explore.apply, config.episode_steps),
-        log_probs=lambda params, dataset: each(lambda s, a: policy_fn(params, s).log_prob(a))(dataset),
+        collect=collect,
+        log_probs=log_probs,
         score_norms=norms,
         fit=partial(_fit, model, config),
         q_values=q_values,
         evaluate=evaluate,
         act=partial(_act, policy_fn),
+        on_host=on_host,
     )
+
+
+def terminal_value(
+    config: Config, features_fn: Callable[[Array], Array], dataset: Trajectory, log_prob: Array
+) -> ValueFn | None:
+    """Returns what is expected after the last step of a roll-out, None for nothing.
+
+    The value of the current policy, linear in features, from single recorded steps, each with the truncated ratio of
+    its own action. It is a constant of the gradient: a wrong one biases the values and nothing else.
+
+    Args:
+      config: the numbers.
+      features_fn: ``features_fn(obs [D]) -> [F]``.
+      dataset: ``[N, T, ...]``.
+      log_prob: of the recorded actions under the current policy, ``[N, T]``.
+    """
+    if config.terminal_value == "none":
+        return None
+    ratio = importance.truncated_weights(log_prob - dataset.behaviour_log_prob, maximum=config.max_ratio)
+    features = [jax.vmap(jax.vmap(features_fn))(obs) for obs in (dataset.obs, dataset.next_obs)]
+    steps = (*features, dataset.reward, dataset.discount, jnp.where(dataset.mask > 0, ratio, 0.0))
+    coefficients = temporal_difference_coefficients(
+        *(x.reshape((-1,) + x.shape[2:]) for x in steps), gamma=config.gamma, ridge=config.value_ridge
+    )
+    return lambda obs: features_fn(obs) @ coefficients
 
 
 def _pairs(dataset: Trajectory) -> tuple[Array, Array]:
@@ -229,6 +279,22 @@ def _collect(
 
     one = partial(trajectories.collect, env, act_fn=act_fn, length=length)
     return jax.vmap(one)(jax.random.split(key, count))
+
+
+def _host_collector(env: HostEnv) -> Callable[..., Trajectory]:
+    """Returns `_collect` for the instances of a host environment; its policy is compiled once."""
+
+    @partial(jax.jit, static_argnums=0)
+    def act(acting: Any, params: PyTree, obs: Array, keys: Key) -> tuple[Array, Array]:
+        return jax.vmap(lambda o, k: acting(params, o).sample_and_log_prob(k))(obs, keys)
+
+    def collect(
+        policy_fn: Any, explore_fn: Any, length: int, params: PyTree, key: Key, count: int, explore: bool
+    ) -> Trajectory:
+        act_fn = partial(act, explore_fn if explore else policy_fn, params)
+        return trajectories.host_collect(env, key, act_fn=act_fn, length=length, count=count)
+
+    return collect
 
 
 def _act(policy_fn: Any, params: PyTree, obs: Array, key: Key, deterministic: bool) -> Array:

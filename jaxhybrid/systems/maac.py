@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxhybrid.dynamics import Bootstrap
 from jaxhybrid.envs import episodes
 from jaxhybrid.envs.wrappers import rescale_actions
 from jaxhybrid.errors import InputError
@@ -20,8 +19,9 @@ from jaxhybrid.sharding import spread
 from jaxhybrid.systems import maac_updates as updates
 from jaxhybrid.systems.maac_config import Config, checked, presets
 from jaxhybrid.systems.maac_diagnosis import DIAGNOSIS_METRICS, diagnose
+from jaxhybrid.systems.maac_replay import blank_item, bootstrap, items, random_action
 from jaxhybrid.systems.maac_updates import Learner, Parts
-from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, Metrics, StepFn, System, Transition
+from jaxhybrid.types import Array, Env, HostEnv, Key, Metrics, StepFn, System, Transition
 
 __all__ = ["Config", "State", "make", "presets"]
 
@@ -76,7 +76,7 @@ def make(config: Config, env: Env | HostEnv) -> System:
         if deterministic:
             return distribution.sample(key) if config.stochastic_evaluation else distribution.mode()
         explores = state.env_steps < config.initial_steps
-        return jnp.where(explores, _random_action(env.spec, key), distribution.sample(key))
+        return jnp.where(explores, random_action(env.spec, key), distribution.sample(key))
 
     def step(state: State, batch: Transition | None) -> tuple[State, Metrics]:
         next_key, collect_key, split_key, learn_key = jax.random.split(state.key, 4)
@@ -124,15 +124,14 @@ def make(config: Config, env: Env | HostEnv) -> System:
 def _init(parts: Parts, pure_env: Env | None, key: Key) -> State:
     config = parts.config
     learner_key, ensemble_key, worker_key, run_key = jax.random.split(key, 4)
-    blank = updates.blank_transition(parts.spec)
     workers = None
     if pure_env:
         workers = jax.vmap(episodes.auto_reset(pure_env)[0])(jax.random.split(worker_key, config.num_envs))
     return State(
         learner=updates.init_learner(parts, learner_key),
         ensemble=parts.ensemble.init(ensemble_key) if config.needs_model else None,
-        real=parts.real_replay.init((blank, jnp.zeros(config.ensemble_size, bool))),
-        imagined=parts.model_replay.init(blank) if config.uses_model_data else None,
+        real=parts.real_replay.init(blank_item(parts)),
+        imagined=parts.model_replay.init(updates.blank_transition(parts.spec)) if config.uses_model_data else None,
         workers=workers,
         key=run_key,
         env_steps=jnp.zeros((), jnp.int32),
@@ -140,20 +139,12 @@ def _init(parts: Parts, pure_env: Env | None, key: Key) -> State:
     )
 
 
-def _random_action(spec: EnvSpec, key: Key) -> Array:
-    if spec.bounded:
-        return jax.random.uniform(key, (spec.action_dim,), minval=-1.0, maxval=1.0)
-    return jax.random.normal(key, (spec.action_dim,))
-
-
 def _insert(parts: Parts, state: State, batch: Transition, key: Key) -> State:
     """Adds real steps ``[T, N, ...]`` and decides which members train on them and which validate."""
     rows = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32).reshape((-1,) + x.shape[2:]), batch)
-    count = rows.reward.shape[0]
-    config = parts.config
-    held_out = jax.random.bernoulli(key, config.validation_fraction, (count, config.ensemble_size))
-    real = parts.real_replay.add(state.real, (rows, held_out))
-    return state._replace(real=real, env_steps=state.env_steps + count)
+    explored = state.env_steps < parts.config.initial_steps
+    real = parts.real_replay.add(state.real, items(parts, state.learner.policy_params, explored, rows, key))
+    return state._replace(real=real, env_steps=state.env_steps + rows.reward.shape[0])
 
 
 def _learn(parts: Parts, replay: Any, state: State, key: Key) -> tuple[State, dict[str, Array]]:
@@ -168,8 +159,8 @@ def _learn(parts: Parts, replay: Any, state: State, key: Key) -> tuple[State, di
     metrics: dict[str, Array] = {}
     step_fn: StepFn = updates.no_model
     if config.needs_model:  # lines 4-6
-        (transitions, held_out), size = parts.real_replay.contents(state.real)
-        ensemble, fitted = parts.ensemble.fit(state.ensemble, Bootstrap(transitions, held_out, size), fit_key)
+        data = bootstrap(parts, state.learner, state.real)
+        ensemble, fitted = parts.ensemble.fit(state.ensemble, data, fit_key)
         metrics |= {f"model/{name}": value for name, value in fitted.items()}
         state = state._replace(ensemble=ensemble)
         step_fn = updates.make_step_fn(parts, ensemble)

@@ -77,6 +77,12 @@ class Config:
     """Epochs without 1 % improvement."""
     restore_best: bool = True
     """Whether a fit ends with each member's best parameters instead of its last."""
+    model_weights: Literal["uniform", "own_score"] = "uniform"
+    """Weights of real steps in the model's likelihood: one each, or gradient-aware ones, by the norm of each step's own
+    score under the current policy times its truncated ratio to the policy that took it (`rollout_values.score_weights`:
+    a replay does not keep the past that the cumulated weights sum over)."""
+    model_max_ratio: float = 10.0
+    """Bound of that ratio."""
     trajectory_sampling: Literal["ts1", "tsinf"] = "ts1"
     """Whether a path draws a member at every step (ts1) or keeps one (tsinf)."""
     obs_limit: float = 100.0
@@ -161,7 +167,7 @@ _POSITIVE = (
     "iterations", "num_envs", "steps_per_iteration", "initial_steps", "real_capacity", "model_capacity",
     "ensemble_size", "model_learning_rate", "model_batch_size", "model_max_epochs", "patience", "obs_limit",
     "model_refreshes", "model_rollouts", "updates_per_iteration", "batch_size", "num_paths", "num_terminal_actions",
-    "steve_floor", "learning_rate", "target_rate", "target_update_interval", "initial_temperature",
+    "steve_floor", "learning_rate", "target_rate", "target_update_interval", "initial_temperature", "model_max_ratio",
 )  # fmt: skip
 _UNIT = ("real_ratio", "gamma", "persistency", "validation_fraction", "target_rate")
 
@@ -192,6 +198,8 @@ def checked(config: Config, spec: EnvSpec) -> Config:
             f"initial_steps={config.initial_steps} must exceed steps_per_iteration={config.steps_per_iteration} with "
             "delayed_replay, or the first updates find an empty replay."
         )
+    if config.model_weights not in ("uniform", "own_score"):
+        raise unknown("model_weights", config.model_weights, ("uniform", "own_score"))
     for name in ("policy_activation", "critic_activation", "model_activation"):
         if getattr(config, name) not in ACTIVATIONS:
             raise unknown(name, getattr(config, name), ACTIVATIONS)

@@ -119,6 +119,17 @@ def test_small_run(tmp_path, capsys):
     assert "score function" in capsys.readouterr().out
 
 
+def test_small_run_from_recordings(tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = "--problem gridworld --preset smoke --datasets 4 --trajectories 3"
+    assert gradient_variance.main([*argv.split(), "--out", str(out)]) == 0
+    rows = json.loads((out / "results.json").read_text())["gridworld"]
+    assert [row["estimator"].split(",")[0] for row in rows] == ["MFG", "MFG", "FMG", "FMG", "MVG", "MVG"]
+    assert all(row["mse"] >= row["bias"] ** 2 and row["variance"] > 0 for row in rows)
+    assert (out / "gradient_variance_gridworld.png").stat().st_size > 10_000
+    assert "MVG" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "field"),
     [
@@ -126,6 +137,8 @@ def test_small_run(tmp_path, capsys):
         (["--horizon", "0"], "horizon"),
         (["--maac-horizons", "-1"], "maac_horizons"),
         (["--gammas", "1"], "gammas"),
+        (["--datasets", "1"], "datasets"),
+        (["--trajectories", "1"], "trajectories"),
         (["--seed", "-1"], "seed"),
         (["--out", ""], "out"),
     ],

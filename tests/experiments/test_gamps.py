@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import gamps, gamps_losses, gamps_theory
+from experiments import gamps, gamps_horizons, gamps_losses, gamps_theory
 from experiments._gamps import report, sweep
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import records
@@ -48,6 +48,28 @@ def test_small_run(tmp_path, capsys):
         assert (out / f"{name}.png").stat().st_size > 10_000
 
 
+def test_small_run_on_the_host(tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = "--domain swimmer --method pgt reinforce --trajectories 2 --iterations 1 --seeds 2 --no-progress"
+    assert gamps.main([*argv.split(), "--out", str(out)]) == 0
+    rows = records.read(out)
+    assert [(row["method"], row["seed"]) for row in rows] == [(m, s) for m in ("pgt", "reinforce") for s in (0, 1)]
+    assert all(len(row["returns"]) == 2 and np.isfinite(row["returns"]).all() for row in rows)
+    starts = [row["returns"][0] for row in rows]
+    assert starts[0] == starts[2] != starts[1], "methods share start and evaluation, seeds do not"
+    assert (out / "returns.png").stat().st_size > 10_000
+
+
+def test_small_study_of_horizons(tmp_path, capsys):
+    out = tmp_path / "horizons"
+    assert gamps_horizons.main(["--preset", "smoke", "--out", str(out)]) == 0
+    rows = json.loads((out / "results.json").read_text())
+    assert [(row["horizon"], row["terminal_value"]) for row in rows] == [
+        (1, "none"), (1, "least_squares"), (3, "none"), (3, "least_squares"),
+    ]  # fmt: skip
+    assert (out / "horizons.png").stat().st_size > 10_000
+
+
 def test_presets_are_numbers_of_the_algorithm():
     for (preset, domain), config in gamps.PRESETS.items():
         for setting in sweep.settings(config):
@@ -75,6 +97,11 @@ def test_theory(tmp_path, capsys):
         (gamps, ["--domain", "minigolf", "--method", "exact"], "method='exact' is unknown"),
         (gamps, ["--seed", "-1"], "seed"),
         (gamps, ["--out", " "], "out"),
+        (gamps_horizons, ["--seeds", "1"], "seeds"),
+        (gamps_horizons, ["--horizons", "0"], "horizons"),
+        (gamps_horizons, ["--trajectories", "1"], "trajectories"),
+        (gamps_horizons, ["--seed", "-1"], "seed"),
+        (gamps_horizons, ["--out", ""], "out"),
         (gamps_losses, ["--seeds", "0"], "seeds"),
         (gamps_theory, ["--problems", "1"], "problems"),
         (gamps_theory, ["--trajectories", "100"], "trajectories"),

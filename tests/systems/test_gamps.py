@@ -15,6 +15,9 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.ops import importance
 from jaxhybrid.policies import tabular_softmax
 from jaxhybrid.systems import gamps
+from jaxhybrid.systems.gamps_tasks import terminal_value
+from jaxhybrid.trajectories import Dataset, Trajectory
+from jaxhybrid.types import HostEnv
 
 KEY = jax.random.key(0)
 SMOKE = gamps.presets["smoke"]
@@ -131,7 +134,7 @@ def test_steps_have_the_shape_of_scan_and_learn():
     states, metrics = jax.jit(lambda k: jax.lax.scan(system.step, system.init(k), None, length=15))(KEY)
     assert jax.tree.structure(states) == jax.tree.structure(jax.eval_shape(init, KEY))
     assert all(value.shape == (15,) for value in metrics.values())
-    returns = metrics["eval/return"]
+    returns = metrics["policy/return"]
     assert returns[-1] > returns[0] + 1.0
     assert metrics["data/effective_sample_size"][0] == pytest.approx(200, rel=1e-4)
     assert metrics["data/effective_sample_size"][-1] < 150
@@ -140,7 +143,7 @@ def test_steps_have_the_shape_of_scan_and_learn():
     state = init(KEY)
     for i in range(2):
         state, logged = step(state, None)
-        assert logged["eval/return"] == pytest.approx(float(returns[i]), rel=1e-4)
+        assert logged["policy/return"] == pytest.approx(float(returns[i]), rel=1e-4)
     assert step._cache_size() == 1
 
 
@@ -227,6 +230,9 @@ def test_every_preset_is_checked():
         ({"ess_fraction": 1.0}, "ess_fraction=1.0"),
         ({"fresh_trajectories": 21}, "fresh_trajectories=21"),
         ({"gradient": "exact", "domain": "minigolf"}, "gradient='exact' needs a finite problem"),
+        ({"terminal_value": "least_squares"}, "terminal_value='least_squares' needs roll-outs"),
+        ({"value_ridge": 0.0}, "value_ridge=0.0 must be positive"),
+        ({"physics": "brax"}, "physics='brax' is unknown"),
     ],
 )
 def test_senseless_numbers_are_refused(changes, match):
@@ -239,6 +245,10 @@ def test_a_data_set_of_ones_own():
     data = init(KEY).dataset
     state = gamps.make(config, gamps.environment(config), data).init(jax.random.key(3))
     np.testing.assert_array_equal(state.dataset.action, data.action)
+    named = gamps.make(config, gamps.environment(config), Dataset(data, "gridworld")).init(jax.random.key(3))
+    np.testing.assert_array_equal(named.dataset.action, data.action)
+    with pytest.raises(InputError, match="env='gridworld', but the data set was recorded in 'minigolf'"):
+        gamps.make(config, gamps.environment(config), Dataset(data, "minigolf"))
     with pytest.raises(InputError, match="behaviour_log_prob is missing"):
         gamps.make(config, gamps.environment(config), data._replace(behaviour_log_prob=None))
     never = data.behaviour_log_prob.at[2, 1].set(-jnp.inf)
@@ -246,13 +256,35 @@ def test_a_data_set_of_ones_own():
         gamps.make(config, gamps.environment(config), data._replace(behaviour_log_prob=never))
 
 
+def test_a_terminal_value_is_that_of_the_current_policy():
+    """Rewards that are linear in a state that halves: the value is linear too, and one step tells it all."""
+    config = dataclasses.replace(gamps.presets["minigolf"], terminal_value="least_squares", gamma=0.8, value_ridge=1e-6)
+    obs = jax.random.normal(KEY, (30, 4, 2))
+    zeros = jnp.zeros((30, 4))
+    data = Trajectory(obs, obs[..., :1], obs[..., 0] - 1.0, zeros + 1, 0.5 * obs, zeros, zeros + 1)
+    # V = x_0 / (1 - 0.8 / 2) - 1 / (1 - 0.8); the masked rows say otherwise and are not listened to.
+    masked = data._replace(mask=data.mask.at[:, 3].set(0.0), reward=data.reward.at[:, 3].set(99.0))
+    value_fn = terminal_value(config, lambda s: jnp.concatenate([jnp.ones(1), s]), masked, zeros)
+    found = jax.vmap(value_fn)(obs[0])
+    np.testing.assert_allclose(found, obs[0, :, 0] / 0.6 - 5.0, rtol=1e-3, atol=1e-3)
+    # Rewards of actions that the policy takes e times as often count e times as much.
+    log_prob = jnp.broadcast_to(jnp.arange(4.0) == 0, (30, 4)).astype(float)
+    constant = data._replace(reward=log_prob, obs=0 * obs, next_obs=0 * obs)
+    alone = terminal_value(config, lambda s: jnp.ones(1), constant, log_prob)(obs[0, 0])
+    assert alone == pytest.approx(np.e / (np.e + 3) / 0.2, rel=1e-4)
+    assert terminal_value(dataclasses.replace(config, terminal_value="none"), None, data, zeros) is None
+
+
 def test_a_network_model_steps_on_any_task_whose_reward_is_known():
     config = dataclasses.replace(
         gamps.presets["swimmer"], trajectories=4, episode_steps=5, rollouts=2, model_horizon=3, model_steps=2,
-        eval_episodes=2,
+        eval_episodes=2, terminal_value="least_squares",
     )  # fmt: skip
-    system = gamps.make(config, envs.make("pendulum"))
+    env = envs.make("pendulum")
+    system = gamps.make(config, env)
     state = jax.jit(system.init)(KEY)
+    recorded = jax.jit(lambda key: gamps.record(config, gamps.make_task(config, env), key))(KEY)
+    np.testing.assert_array_equal(recorded.action, state.dataset.action)
     after, metrics = jax.jit(system.step)(state, None)
     assert all(np.isfinite(value) for value in metrics.values())
     assert after.policy_params["gain"].shape == (1, 3)
@@ -260,3 +292,12 @@ def test_a_network_model_steps_on_any_task_whose_reward_is_known():
     unknown = envs.make("pendulum")
     with pytest.raises(InputError, match="env='pendulum' has no reward as a function of observations"):
         gamps.make(config, unknown._replace(spec=unknown.spec._replace(reward_fn=None)))
+
+
+def test_a_host_environment_needs_its_recording():
+    env = HostEnv(None, None, None, None, 2, envs.make("pendulum").spec)
+    config = dataclasses.replace(gamps.presets["swimmer"], trajectories=2)
+    with pytest.raises(InputError, match="env='pendulum' runs on the host, outside the compiled step: pass a dataset"):
+        gamps.make(config, env)
+    with pytest.raises(InputError, match="env='pendulum' runs on the host, which domain='gridworld' does not"):
+        gamps.make(SMOKE, env)
