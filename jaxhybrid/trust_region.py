@@ -145,6 +145,6 @@ def trust_region_step(
 
 
 def _rounding(kl: Array) -> Array:
-    # Where the quadratic model is exact and nothing is damped, the whole step ends on the bound itself, and the last bit
-    # would decide. A divergence is a difference of terms of order one, so its error does not shrink with it.
+    # Where the quadratic model is exact and nothing is damped, the whole step ends on the bound itself, where the last
+    # bit would decide. A divergence is a difference of terms of order one, so its error does not shrink with it.
     return jnp.asarray(10.0 * jnp.finfo(kl.dtype).eps, kl.dtype)
