@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     if method != "all":
         return _train(_parsed(rest, method)).exit_code
     # Imported here, because one method needs no table.
-    from experiments._mscv import table
+    from experiments import mscv_table
 
     first = _parsed(rest, METHODS[0])
     out = Path(first.run.out or records.default_directory(STUDY, first.config.env or first.env, "all", first.run.seed))
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         code = _train(_parsed([*rest, "--out", str(out / each)], each)).exit_code
         if code:
             return code
-    return table.main(["--runs", str(out)])
+    return mscv_table.main(["--runs", str(out)])
 
 
 def _train(arguments: cli.Arguments):

@@ -56,8 +56,8 @@ def load(directory: Path, seed: int, num_envs: int | None = None) -> Run:
         raise InputError(f"run={str(directory)!r} is no run of the study 'mscv' with seed={seed}: name one.")
     if identity["parallel"] == "processes":
         directory = directory / Member(seed, {}).label
-    values = identity["config"]
-    config = mscv.Config(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+    numbers: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in identity["config"].items()}
+    config = mscv.Config(**numbers)
     env = cli.study_env(identity["env"], config.num_envs)
     system = mscv.make(config, env)
     tree: dict[str, Any] = {"state": jax.eval_shape(system.init, programs.training_key(seed))}

@@ -98,10 +98,11 @@ def make(config: Config, env: Env | HostEnv) -> System:
         record, episode_steps = updates.record_of(parts, state.learner, batch, state.episode_steps)
         state, learnt = _learn(parts, state._replace(key=next_key, episode_steps=episode_steps), record, learn_key)
         state = state._replace(iteration=state.iteration + 1, env_steps=state.env_steps + config.steps_per_iteration)
+        policy, fitted = state.learner.policy_guard, state.learner.guard
         metrics |= learnt | {
             "env/steps": state.env_steps,
-            "guard/nonfinite": state.learner.guard.refused,
-            "guard/nonfinite_streak": state.learner.guard.streak,
+            "guard/nonfinite": policy.refused + fitted.refused,
+            "guard/nonfinite_streak": jnp.maximum(policy.streak, fitted.streak),
         }
         return state, metrics
 
@@ -145,6 +146,7 @@ def _learn(parts: Parts, state: State, record: Record, key: Key) -> tuple[State,
     The algorithm box has them the other way round (lines 6 to 10 before 11 to 17), which biases the gradient.
     """
     config, learner = parts.config, state.learner
+    # The advantages are those of the gradient's own draws.
     policy_key, model_key, value_key = jax.random.split(key, 3)
     batch = updates.make_segments(parts, learner, record)
     advantage, embedded = updates.advantages(parts, learner, batch, policy_key)
@@ -155,9 +157,9 @@ def _learn(parts: Parts, state: State, record: Record, key: Key) -> tuple[State,
     policy_params, finite, metrics = updates.policy_step(parts, learner, batch, used, policy_key)  # lines 11-17
 
     refused = (~finite).astype(jnp.int32)
-    guard = Guard(learner.guard.refused + refused, (learner.guard.streak + 1) * refused)
+    guard = Guard(learner.policy_guard.refused + refused, (learner.policy_guard.streak + 1) * refused)
     seen = moments.merge(learner.seen, moments.of_batch(batch.obs))
-    learner = learner._replace(policy_params=policy_params, advice=said, seen=seen, guard=guard)
+    learner = learner._replace(policy_params=policy_params, advice=said, seen=seen, policy_guard=guard)
     memory = parts.memory.add(state.memory, jax.tree.map(lambda x: x[None], record))  # line 5
     learner, fitted = fits.fit_model(parts, learner, memory, model_key)  # lines 6-7
     learner, valued = fits.fit_value(parts, learner, memory, value_key)  # lines 8-9

@@ -79,13 +79,14 @@ class Learner(NamedTuple):
 
     Attributes:
       policy_params: the policy's.
-      value_params: the value function's, ``value_target`` its slow copy and ``value_opt`` its optimiser's state.
-      value_target: see there.
-      value_opt: see there.
+      value_params: the value function's.
+      value_target: its slow copy.
+      value_opt: its optimiser's state.
       model: the fitted model; None where no model step is taken.
       seen: moments of the observations, the filter; constant from the collection to the end of the update.
       advice: of the batch before.
-      guard: counts of refused updates.
+      policy_guard: counts of refused policy steps.
+      guard: counts of refused updates of model and value function, of which there are hundreds between two of those.
     """
 
     policy_params: PyTree
@@ -95,6 +96,7 @@ class Learner(NamedTuple):
     model: ModelState | None
     seen: Moments
     advice: Advice
+    policy_guard: Guard
     guard: Guard
 
 
@@ -158,6 +160,7 @@ def init_learner(parts: Parts, key: Key) -> Learner:
         model=parts.model.init(model_key) if parts.config.needs_model else None,
         seen=moments.empty(jnp.zeros(parts.spec.obs_dim)),
         advice=first_advice(parts.config),
+        policy_guard=Guard.new(),
         guard=Guard.new(),
     )
 

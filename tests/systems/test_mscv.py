@@ -11,7 +11,6 @@ import pytest
 from jaxhybrid import envs
 from jaxhybrid.envs import episodes
 from jaxhybrid.errors import InputError
-from jaxhybrid.ops import trees
 from jaxhybrid.systems import mscv, mscv_fits, mscv_updates
 from jaxhybrid.systems.mscv_config import checked
 from jaxhybrid.types import HostEnv
@@ -168,7 +167,6 @@ def test_the_control_variate_does_not_move_the_mean():
     # Draw by draw they share the batch: the difference is what the control variate adds, and its mean is zero.
     for found in corrected:
         sigmas, visible = deviation(found - score, 0.0)
-        print(sigmas, visible / scale)
         assert sigmas < 5
         assert visible < 0.05 * scale
     # Without the correction there is a bias, which the same test sees.
