@@ -1,20 +1,22 @@
-"""Small policies of classic policy search: tabular softmax with a fixed part, radial basis functions, linear Gaussian.
+"""Policies of policy search: tabular softmax with a fixed part, radial basis functions, linear and network Gaussians.
 
 Each is a `networks.Network`: ``apply(params, obs)`` is a distribution record.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhybrid.networks import Network
+from jaxhybrid.networks import Network, mlp
 from jaxhybrid.ops.categorical import Categorical
 from jaxhybrid.ops.gaussian import Gaussian
 from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = ["linear_gaussian", "radial_gaussian", "tabular_softmax"]
+__all__ = ["linear_gaussian", "mlp_gaussian", "radial_gaussian", "tabular_softmax"]
 
 
 def tabular_softmax(fixed_action: np.ndarray, num_actions: int) -> Network:
@@ -82,5 +84,43 @@ def linear_gaussian(obs_dim: int, action_dim: int, *, log_std: float, spread: fl
     def apply(params: PyTree, obs: Array) -> Gaussian:
         mean = params["gain"] @ obs + params["bias"]
         return Gaussian(mean, jnp.full_like(mean, log_std))
+
+    return Network(init, apply)
+
+
+def mlp_gaussian(
+    obs_dim: int,
+    action_dim: int,
+    hidden: Sequence[int],
+    *,
+    activation: str = "tanh",
+    log_std: float = 0.0,
+    out_scale: float = 0.1,
+) -> Network:
+    """Returns a Gaussian whose mean is a network of the observation, its deviation a free parameter of each action.
+
+    The policy of trust-region methods; `networks.gaussian_policy` has a deviation that depends on the observation.
+
+    Args:
+      obs_dim: ``D``.
+      action_dim: ``A``.
+      hidden: widths of the hidden layers.
+      activation: name in `networks.ACTIVATIONS`.
+      log_std: initial logarithm of the standard deviation.
+      out_scale: factor on the initial weights of the output layer: means that start near zero.
+
+    Returns:
+      A network with the parameters ``mean`` and ``log_std [A]``.
+
+    Raises:
+      InputError: an unknown ``activation``.
+    """
+    torso = mlp(obs_dim, hidden, action_dim, activation=activation, out_scale=out_scale)
+
+    def init(key: Key) -> PyTree:
+        return {"mean": torso.init(key), "log_std": jnp.full((action_dim,), log_std, jnp.float32)}
+
+    def apply(params: PyTree, obs: Array) -> Gaussian:
+        return Gaussian(torso.apply(params["mean"], obs), params["log_std"])
 
     return Network(init, apply)

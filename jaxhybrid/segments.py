@@ -13,9 +13,9 @@ import numpy as np
 from jaxhybrid.errors import InputError
 from jaxhybrid.ops.returns import discounted_returns
 from jaxhybrid.trajectories import Trajectory
-from jaxhybrid.types import Array, Segment, ValueFn
+from jaxhybrid.types import Array, Segment, Transition, ValueFn
 
-__all__ = ["check", "of_trajectory"]
+__all__ = ["check", "ends", "of_recording", "of_trajectory"]
 
 
 def of_trajectory(
@@ -68,6 +68,83 @@ def of_trajectory(
     inside = (rows < length) & (mask[clipped] > 0)
     following = jnp.where(inside[..., None], noise[clipped], 0.0)
     return Segment(trajectory.obs, trajectory.action, following, returns * mask, inside.astype(mask.dtype))
+
+
+def ends(discount: Array, steps_before: Array, *, time_limit: int) -> tuple[Array, Array]:
+    """Where the episodes of a recording end that goes on across their ends.
+
+    Args:
+      discount: 0 iff the step terminated its episode, ``[T]``.
+      steps_before: steps of the first episode before the recording, integer ``[]``.
+      time_limit: steps after which an episode ends without terminating.
+
+    Returns:
+      ``(ended [T], steps [])``: whether a step was the last of its episode, boolean, and the steps of the episode that
+      is under way at the end.
+
+    Raises:
+      AssertionError: other ranks.
+    """
+    chex.assert_rank([discount, steps_before], [1, 0])
+
+    def advance(steps: Array, discount_t: Array) -> tuple[Array, Array]:
+        ended = (discount_t == 0) | (steps + 1 >= time_limit)
+        return jnp.where(ended, 0, steps + 1), ended
+
+    steps, ended = jax.lax.scan(advance, steps_before, discount)
+    return ended, steps
+
+
+def of_recording(
+    recording: Transition,
+    ended: Array,
+    noise: Array,
+    *,
+    horizon: int,
+    gamma: Array | float,
+    value_fn: ValueFn,
+    lambda_: Array | float = 1.0,
+) -> Segment:
+    """Every step of a recording that goes on across the ends of episodes as a `Segment`.
+
+    ``R_t = r_t + gamma d_t [(1 - lambda_t) V(s_{t+1}) + lambda_t R_{t+1}]``, with ``lambda_t = 0`` at the end of an
+    episode and of the recording: what the recording does not tell is bootstrapped.
+
+    Unbiased when: ``lambda_`` is 1, and every episode terminates inside the recording; otherwise as far as ``value_fn``
+    is exact.
+
+    Args:
+      recording: steps in the order in which one environment took them, ``[T, ...]``.
+      ended: whether a step was the last of its episode, boolean ``[T]``; see `ends`.
+      noise: noise that the actions were drawn with, ``[T, A]``.
+      horizon: ``k``, rows of noise of a segment, static, at most ``T``.
+      gamma: discount factor.
+      value_fn: value of an observation.
+      lambda_: 1 for the return itself; less trusts ``value_fn`` more.
+
+    Returns:
+      Segments, ``[T, ...]``. ``mask[t, j]`` is 0 from the end of the episode or of the recording on.
+
+    Raises:
+      AssertionError: a further axis, or unequal lengths.
+      InputError: a horizon below 1 or longer than the recording.
+
+    Source: Sutton and Barto, Reinforcement Learning, 2nd ed., equation 12.2.
+    """
+    chex.assert_rank([recording.reward, ended, noise], [1, 1, 2])
+    chex.assert_equal_shape_prefix([recording.reward, ended, noise, recording.obs], 1)
+    length = recording.reward.shape[0]
+    _check_horizon(horizon, length)
+    following_weight = jnp.where(ended | (jnp.arange(length) == length - 1), 0.0, lambda_)
+    bootstrap = gamma * recording.discount * (1.0 - following_weight) * jax.vmap(value_fn)(recording.next_obs)
+    returns = discounted_returns(recording.reward + bootstrap, recording.discount * following_weight, gamma=gamma)
+    rows = jnp.arange(length)[:, None] + jnp.arange(horizon)[None]
+    clipped = jnp.minimum(rows, length - 1)
+    # The step itself is inside; each later one if no step from the first on was the last of its episode.
+    ends_before = jnp.cumsum(ended[clipped], axis=1) - ended[clipped]
+    inside = (rows < length) & (ends_before == 0)
+    following = jnp.where(inside[..., None], noise[clipped], 0.0)
+    return Segment(recording.obs, recording.action, following, returns, inside.astype(recording.reward.dtype))
 
 
 def check(

@@ -26,7 +26,9 @@ from jaxhybrid.losses.control_variate import mscv_loss, qprop_loss, svg_loss
 from jaxhybrid.losses.critic import entropy_temperature_loss, squared_error
 from jaxhybrid.losses.gradient_matching import critic_slope_loss, gradient_matching_loss
 from jaxhybrid.losses.model_value import model_value_surrogate, per_decision_surrogate
+from jaxhybrid.losses.multi_step import multi_step_loss
 from jaxhybrid.losses.pathwise import maac_loss
+from jaxhybrid.losses.value import weighted_td_loss
 from jaxhybrid.losses.weighted_likelihood import weighted_nll
 from jaxhybrid.ops.gaussian import TanhGaussian
 from jaxhybrid.trajectories import Trajectory
@@ -116,6 +118,16 @@ LOSSES = {
         POLICY,
         SEGMENT,
         STATE_VALUE | {"policy_fn": policy_fn, "q_fn": lambda s, a: jnp.sum(s) * a[0] - jnp.sum(a**2)},
+    ),
+    multi_step_loss: (
+        jnp.array([0.9, 0.2]),
+        (Transition(*EPISODE[:5]), EPISODE.mask),
+        {"predict_fn": lambda params, obs, action: (params[0] * obs + action[0], params[1] * action[1])},
+    ),
+    weighted_td_loss: (
+        jnp.array([0.1, 0.2, -0.3]),
+        (Transition(*(leaf[0] for leaf in EPISODE[:5])), jnp.array(1.5)),
+        {"value_fn": jnp.dot, "target_fn": jnp.sum, "gamma": 0.9},
     ),
     maac_loss: (POLICY, OBS, WALK | {"q_fn": q_fn, "temperature": 0.1, "num_paths": 2}),
     squared_error: (
@@ -336,7 +348,7 @@ def system_modules():
 
 
 def test_every_system_has_a_case():
-    assert list(system_modules()) == ["gamps", "gmas", "maac"]
+    assert list(system_modules()) == ["gamps", "gmas", "maac", "mscv"]
 
 
 def test_system_steps_have_the_shape_of_scan():

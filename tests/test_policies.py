@@ -36,3 +36,18 @@ def test_linear_gaussian_by_hand():
     assert distribution.mean[0] == pytest.approx(1.5)
     assert distribution.log_std[0] == pytest.approx(-0.5)
     assert policy.init(KEY)["gain"].shape == (1, 2)
+
+
+def test_network_gaussian():
+    network = policies.mlp_gaussian(3, 2, (8, 8), log_std=-0.5)
+    params = network.init(KEY)
+    distribution = network.apply(params, jnp.ones(3))
+    np.testing.assert_allclose(distribution.log_std, [-0.5, -0.5])
+    # Means start near zero: the last layer is a tenth of what it would be.
+    wide = policies.mlp_gaussian(3, 2, (8, 8), out_scale=1.0)
+    untouched = wide.apply(wide.init(KEY), jnp.ones(3)).mean
+    np.testing.assert_allclose(10.0 * distribution.mean, untouched, rtol=1e-4)
+    # The deviation is a parameter of its own.
+    slope = jax.grad(lambda p: jnp.sum(network.apply(p, jnp.ones(3)).log_std))(params)
+    np.testing.assert_array_equal(slope["log_std"], [1.0, 1.0])
+    assert not np.any(jax.tree.leaves(slope["mean"])[0])

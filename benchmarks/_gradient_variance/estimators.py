@@ -11,17 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks._gradient_variance.finite import FiniteValues, finite_gradient, finite_values, mean_to_go, value_to_go
+from jaxhybrid import segments
 from jaxhybrid.envs import lqr
 from jaxhybrid.envs.lqr_functions import ExactCritic, exact_critic, policy_fn, q_fn, step_fn, value_fn
 from jaxhybrid.estimators import of_loss, pathwise, score_function
+from jaxhybrid.losses.control_variate import mscv_loss
 from jaxhybrid.losses.pathwise import maac_loss
 from jaxhybrid.ops.gaussian import Gaussian
-from jaxhybrid.types import Array, Key, PyTree
+from jaxhybrid.rollout import unroll
+from jaxhybrid.types import Array, Key, PyTree, Transition
 
 __all__ = ["GAIN", "NOISE_STD", "Estimator", "Exact", "estimators", "exact"]
 
 GAIN = ((-0.1, -0.3),)
 NOISE_STD = 0.3
+_MSCV_HORIZONS = (1, 2, 5)
 
 
 class Exact(NamedTuple):
@@ -101,6 +105,9 @@ def estimators(gamma: float, horizon: int, maac_horizons: Sequence[int]) -> list
         Estimator("pathwise", ends, finite, _rollout(pathwise, horizon)),
         Estimator("pathwise, value tail", bootstraps, frozen, _rollout(pathwise, horizon, tail=True)),
     ]
+    # The same return and baseline, so what the control variate saves is the difference to the row "value baseline".
+    steps = [k for k in _MSCV_HORIZONS if k <= horizon]
+    rows += [Estimator(f"MSCV, k = {k}", bootstraps, frozen, _mscv(horizon, k)) for k in steps]
     return rows + [Estimator(f"MAAC, H = {h}", f"truncated at {h}", truncated[h], _maac(h)) for h in maac_horizons]
 
 
@@ -139,6 +146,31 @@ def _rollout(
             value_fn=value if tail else None,
             **bound,
         )[0]
+
+    return draw
+
+
+def _mscv(horizon: int, model_steps: int) -> Callable[[Exact, Key], Array]:
+    """Returns one draw of the control-variate estimator with the true model and the exact value, at coefficient 1."""
+
+    def draw(known: Exact, key: Key) -> Array:
+        noise_key, loss_key = jax.random.split(key)
+        noise, gain = jax.random.normal(noise_key, (horizon, 1)), jnp.array(GAIN)
+        value = functools.partial(value_fn, critic=known.critic)
+        path = unroll(
+            jnp.ones(2), (noise, noise), act_fn=lambda s, e: _policy(gain, s).reparameterise(e), step_fn=_step
+        )
+        next_obs = jnp.concatenate([path.obs[1:], path.final_obs[None]])
+        episode = Transition(path.obs, path.action, path.reward, path.discount, next_obs)
+        steps = segments.of_recording(
+            episode, jnp.zeros(horizon, bool), noise, horizon=model_steps, gamma=known.gamma, value_fn=value
+        )
+        loss = functools.partial(
+            mscv_loss, policy_fn=_policy, step_fn=_step, value_fn=value, horizon=model_steps, gamma=known.gamma
+        )
+        keys = jax.random.split(loss_key, horizon)
+        each = jax.vmap(of_loss(loss), in_axes=(None, 0, 0))(gain, steps, keys)[0]
+        return jnp.tensordot(known.gamma ** jnp.arange(horizon), each, axes=1)
 
     return draw
 

@@ -48,7 +48,7 @@ def draw(rows: Rows, title: str, path: Path) -> None:
     variances, biases, seconds = panels
     positions = np.arange(len(rows))[::-1]
     # Okabe and Ito's colours, one for each family of estimators.
-    families = {"score": "#0072B2", "pathwise": "#D55E00", "MAAC": "#009E73"}
+    families = {"score": "#0072B2", "pathwise": "#D55E00", "MAAC": "#009E73", "MSCV": "#CC79A7"}
     colours = [
         next(colour for family, colour in families.items() if row["estimator"].startswith(family)) for row in rows
     ]

@@ -53,11 +53,12 @@ _OWN: dict[str, Callable[..., Env]] = {
     "simple_maze": simple_maze.make,
 }
 _MBBL = ("ant", "halfcheetah", "hopper", "swimmer", "walker2d")
+_MUJOCO_V1 = ("hopper", "reacher", "swimmer", "walker")
 
 
 def names() -> list[str]:
     """Returns the names that `make` takes, without the optional last part and without importing a simulator."""
-    simulated = {"brax": _BRAX, "gymnasium": _GYMNASIUM, "mbbl": _MBBL}
+    simulated = {"brax": _BRAX, "gymnasium": _GYMNASIUM, "mbbl": _MBBL, "mujoco_v1": _MUJOCO_V1}
     own = sorted(["lqr/double_integrator", *_OWN])
     return own + [f"{family}/{member}" for family, members in simulated.items() for member in members]
 
@@ -71,6 +72,7 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     - ``brax/<env>[/<backend>]``: options of `jaxhybrid.envs.brax.make`.
     - ``gymnasium/<id>``: any registered id; options of `jaxhybrid.envs.gymnasium.make`; a `HostEnv`.
     - ``mbbl/<task>[/<physics>]``: options of `jaxhybrid.envs.mbbl.make`.
+    - ``mujoco_v1/<task>``: options of `jaxhybrid.envs.mujoco_v1.make`; a `HostEnv`.
 
     Args:
       name: the name.

@@ -184,5 +184,5 @@ def study_env(name: str, num_envs: int) -> Env | HostEnv:
     from jaxhybrid import envs
     from jaxhybrid.envs.wrappers import rescale_actions
 
-    on_host = name.startswith("gymnasium/") or name.endswith("/mujoco")
+    on_host = name.startswith(("gymnasium/", "mujoco_v1/")) or name.endswith("/mujoco")
     return rescale_actions(envs.make(name, **({"num_envs": num_envs} if on_host else {})))

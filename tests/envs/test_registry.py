@@ -78,6 +78,7 @@ def test_import_is_light():
         ("brax", "jaxhybrid.envs.brax", "SUPPORTED"),
         ("gymnasium", "jaxhybrid.envs.facts", "GYMNASIUM"),
         ("mbbl", "jaxhybrid.envs.mbbl", "MBBL_TASKS"),
+        ("mujoco_v1", "jaxhybrid.envs.mujoco_v1", "TASKS"),
     ],
 )
 def test_listed_names_are_those_that_the_modules_know(family, module, table):

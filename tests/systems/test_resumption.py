@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxhybrid import envs
 from jaxhybrid.envs import catcher
 from jaxhybrid.runtime import checkpoint
-from jaxhybrid.systems import gamps, gmas
+from jaxhybrid.systems import gamps, gmas, mscv
 from tests.systems import cases
 
 
@@ -25,6 +26,10 @@ def make_gamps():
 def make_gmas():
     env = catcher.make()
     return gmas.make(gmas.presets["smoke"], env, test_env=env)
+
+
+def make_mscv():
+    return mscv.make(mscv.presets["smoke"], envs.make("pendulum"))
 
 
 @functools.cache
@@ -49,7 +54,13 @@ def bits(tree):
 
 @pytest.mark.parametrize(
     ("make", "seeds"),
-    [(make_maac, 1), (make_gamps, 1), (make_gamps, 2), pytest.param(make_gmas, 1, marks=pytest.mark.slow)],
+    [
+        (make_maac, 1),
+        (make_gamps, 1),
+        (make_gamps, 2),
+        (make_mscv, 2),
+        pytest.param(make_gmas, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_state_from_a_checkpoint_goes_on_to_the_bit(tmp_path, make, seeds):
     (_, before, after), step = states(make, seeds)

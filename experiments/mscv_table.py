@@ -1,0 +1,148 @@
+"""Table 1 of MSCV and its curves: iterations until each method's return passes the task's threshold.
+
+Reads the runs of ``python -m experiments mscv --method all``: ``--runs`` is a directory with one run per method. A
+method has *reached* the threshold at the first iteration at which the return of the episodes that ended in it
+(undiscounted, of the policy that explores), averaged over this and the two iterations before, is at or above it. Writes
+table1.json and curves.png there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.table
+import tyro
+
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import cli, curves, plots, records
+
+__all__ = ["THRESHOLDS", "main", "reached", "table"]
+
+THRESHOLDS = {"swimmer": 90.0, "reacher": -7.0, "walker": 2500.0, "hopper": 2000.0}
+"""Of the paper's table 1."""
+_PAPER = {"swimmer": (21, 30), "reacher": (34, 42), "walker": (167, 279), "hopper": (35, 57)}
+_WINDOW = 3
+_METRIC = "collect/episode_return"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the study is given on the command line."""
+
+    runs: str
+    """Directory with one run per method."""
+    threshold: float | None = None
+    """Return to reach; by default the paper's for the task."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the table and draws the curves.
+
+    Args:
+      argv: see ``--help``.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      InputError: no runs there, of several environments, or without a threshold; nothing was written then.
+    """
+    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments mscv_table", description=__doc__)
+    directory = Path(arguments.runs).expanduser()
+    found = {path.parent.name: path.parent for path in sorted(directory.glob(f"*/{records.METRICS}"))}
+    if not found:
+        raise InputError(f"runs={str(directory)!r} has no run in it: name what --method all wrote.")
+    names = {records.identity(run)["env"] for run in found.values()}
+    if len(names) > 1:
+        raise InputError(f"runs={str(directory)!r} has runs on {', '.join(sorted(names))}: compare one environment.")
+    env = names.pop()
+    task = env.rpartition("/")[2]
+    threshold = THRESHOLDS.get(task) if arguments.threshold is None else arguments.threshold
+    if threshold is None:
+        raise InputError(f"threshold is missing: the paper has none for {env!r}.")
+    curve = {method: curves.of_records(_in_one(run), _METRIC, method) for method, run in found.items()}
+    rows = {method: reached(each, threshold) for method, each in curve.items()}
+    facts = {
+        "env": env,
+        "threshold": threshold,
+        "window": _WINDOW,
+        "iterations_to_threshold": rows,
+        "paper": _PAPER.get(task),
+    }
+    text = json.dumps(records.jsonable(facts), indent=1, allow_nan=False)
+    (directory / "table1.json").write_text(text + "\n", encoding="utf-8")
+    rich.console.Console(width=100).print(table(rows, env, threshold, _PAPER.get(task)))
+    plots.learning_curves(
+        curve, directory / "curves.png", metric=_METRIC, title=env, reference=("threshold", threshold)
+    )
+    return 0
+
+
+def reached(curve: curves.Curve, threshold: float) -> dict[str, Any]:
+    """When the smoothed return of each seed passed the threshold.
+
+    Args:
+      curve: of returns, one row per iteration.
+      threshold: to reach.
+
+    Returns:
+      ``iterations`` of every seed (None: not reached), their ``median`` and ``quartiles`` over seeds (None where that
+      is a seed that did not reach it), how many iterations there were, and the mean return over the ``last`` ten.
+    """
+    count = len(curve.values)
+    smoothed = np.stack([curve.values[max(0, i - _WINDOW + 1) : i + 1].mean(axis=0) for i in range(count)])
+    passed = (smoothed >= threshold) & (np.arange(count) >= _WINDOW - 1)[:, None]
+    first = np.where(passed.any(axis=0), np.argmax(passed, axis=0) + 1.0, np.inf)
+    # Nearest ranks: between a number and never there is no mean.
+    low, median, high = (np.quantile(first, q, method="inverted_cdf") for q in (0.25, 0.5, 0.75))
+
+    def known(x: Any) -> int | None:
+        return int(x) if np.isfinite(x) else None
+
+    return {
+        "iterations": [known(x) for x in first],
+        "median": known(median),
+        "quartiles": [known(low), known(high)],
+        "total": count,
+        "last": [round(float(x), 2) for x in curve.values[-10:].mean(axis=0)],
+    }
+
+
+def table(
+    rows: Mapping[str, Mapping[str, Any]], env: str, threshold: float, paper: tuple[int, int] | None
+) -> rich.table.Table:
+    """Returns the table that is printed."""
+    claim = f"; the paper: MSCV {paper[0]}, TRPO {paper[1]}" if paper else ""
+    shown = rich.table.Table(
+        title=f"Iterations until the return on {env} is {threshold:g}, over {_WINDOW} iterations{claim}"
+    )
+    for name in ("method", "seeds", "reached", "median", "quartiles", "return, last 10"):
+        shown.add_column(name, justify="left" if name == "method" else "right")
+    for method, row in rows.items():
+        never = f"> {row['total']}"
+        low, high = (never if x is None else str(x) for x in row["quartiles"])
+        shown.add_row(
+            method,
+            str(len(row["iterations"])),
+            str(sum(x is not None for x in row["iterations"])),
+            never if row["median"] is None else str(row["median"]),
+            f"{low} to {high}",
+            f"{np.mean(row['last']):.1f}",
+        )
+    return shown
+
+
+def _in_one(directory: Path) -> list[dict[str, Any]]:
+    """Records without the first, the untrained policy's, whose iteration collected nothing."""
+    return [row for row in records.read(directory) if row.get("iteration", 0) > 0]
+
+
+if __name__ == "__main__":
+    cli.run_main(main, sys.argv[1:])

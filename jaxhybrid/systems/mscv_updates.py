@@ -1,0 +1,360 @@
+"""What one iteration of MSCV does with a batch: its record, its segments, what it advises, and the policy step.
+
+The algorithm's outer loop is in `systems.mscv`, the fits of model and value function in `systems.mscv_fits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxhybrid import multi_step_model, networks, policies, segments
+from jaxhybrid.guard import Guard
+from jaxhybrid.losses.control_variate import mscv_loss, qprop_loss, svg_loss
+from jaxhybrid.multi_step_model import ModelState, MultiStepModel
+from jaxhybrid.ops import filters, moments, trees
+from jaxhybrid.ops.control_variates import choose_horizon, optimal_coefficient
+from jaxhybrid.ops.moments import Moments
+from jaxhybrid.replay import Replay, make_replay
+from jaxhybrid.sharding import spread
+from jaxhybrid.systems.mscv_config import Config
+from jaxhybrid.trust_region import mean_kl, trust_region_step
+from jaxhybrid.types import Array, EnvSpec, Key, PyTree, Segment, StepFn, Transition, ValueFn
+
+__all__ = [
+    "Advice",
+    "Learner",
+    "Parts",
+    "Record",
+    "advantages",
+    "advise",
+    "first_advice",
+    "init_learner",
+    "make_parts",
+    "make_segments",
+    "offset",
+    "policy_of",
+    "policy_step",
+    "record_of",
+    "surrogate",
+    "value_of",
+]
+
+
+class Parts(NamedTuple):
+    """The pure functions that an iteration is composed of; nothing here changes during a run."""
+
+    config: Config
+    spec: EnvSpec
+    policy: networks.Network
+    value: networks.Network
+    model: MultiStepModel
+    optimiser: optax.GradientTransformation
+    memory: Replay
+
+
+class Advice(NamedTuple):
+    """What a batch says about the next one.
+
+    Attributes:
+      eta: coefficient of the control variate, ``[]``.
+      horizon: its model steps, integer ``[]``.
+      offset: by how much the value function is below the returns, ``[]``: it learns its constant last.
+      scale: standard deviation of the advantages, ``[]``.
+    """
+
+    eta: Array
+    horizon: Array
+    offset: Array
+    scale: Array
+
+
+class Learner(NamedTuple):
+    """What an iteration changes.
+
+    Attributes:
+      policy_params: the policy's.
+      value_params: the value function's.
+      value_target: its slow copy.
+      value_opt: its optimiser's state.
+      model: the fitted model; None where no model step is taken.
+      seen: moments of the observations, the filter; constant from the collection to the end of the update.
+      advice: of the batch before.
+      policy_guard: counts of refused policy steps.
+      guard: counts of refused updates of model and value function, of which there are hundreds between two of those.
+    """
+
+    policy_params: PyTree
+    value_params: PyTree
+    value_target: PyTree
+    value_opt: PyTree
+    model: ModelState | None
+    seen: Moments
+    advice: Advice
+    policy_guard: Guard
+    guard: Guard
+
+
+class Record(NamedTuple):
+    """A batch as it is remembered.
+
+    Attributes:
+      steps: transitions, ``[T, N, ...]``; ``discount`` is 0 at a time limit too where that ends the problem.
+      noise: of the actions, ``[T, N, A]``.
+      log_prob: of the actions under the policy that took them, ``[T, N]``.
+      ended: whether a step was the last of its episode, float ``[T, N]``.
+    """
+
+    steps: Transition
+    noise: Array
+    log_prob: Array
+    ended: Array
+
+
+def make_parts(config: Config, spec: EnvSpec) -> Parts:
+    """Builds networks, model, optimiser and memory for an environment."""
+    return Parts(
+        config=config,
+        spec=spec,
+        policy=policies.mlp_gaussian(
+            spec.obs_dim,
+            spec.action_dim,
+            config.hidden,
+            activation=config.activation,
+            log_std=config.initial_log_std,
+        ),
+        value=networks.mlp(spec.obs_dim, config.hidden, 1, activation=config.activation),
+        model=multi_step_model.make(
+            spec.obs_dim,
+            spec.action_dim,
+            hidden=config.model_hidden,
+            activation=config.model_activation,
+            learning_rate=config.model_learning_rate,
+            reward_weight=config.reward_weight,
+        ),
+        optimiser=optax.adam(config.value_learning_rate),
+        memory=make_replay(config.memory),
+    )
+
+
+def first_advice(config: Config) -> Advice:
+    """What is done before any batch has spoken."""
+    zero, one = jnp.zeros(()), jnp.ones(())
+    return Advice(jnp.asarray(config.eta, jnp.float32), jnp.asarray(config.horizon, jnp.int32), zero, one)
+
+
+def init_learner(parts: Parts, key: Key) -> Learner:
+    """Draws the first parameters; the slow value function starts as a copy of the fast one."""
+    policy_key, value_key, model_key = jax.random.split(key, 3)
+    value_params = parts.value.init(value_key)
+    return Learner(
+        policy_params=parts.policy.init(policy_key),
+        value_params=value_params,
+        value_target=jax.tree.map(jnp.copy, value_params),
+        value_opt=parts.optimiser.init(value_params),
+        model=parts.model.init(model_key) if parts.config.needs_model else None,
+        seen=moments.empty(jnp.zeros(parts.spec.obs_dim)),
+        advice=first_advice(parts.config),
+        policy_guard=Guard.new(),
+        guard=Guard.new(),
+    )
+
+
+def policy_of(parts: Parts, seen: Moments) -> Callable[[PyTree, Array], Any]:
+    """The policy as a function of the raw observation, with the filter frozen."""
+    limit = parts.config.obs_limit
+    return lambda params, obs: parts.policy.apply(params, filters.standardise(seen, obs, limit=limit))
+
+
+def value_of(parts: Parts, seen: Moments) -> Callable[[PyTree, Array], Array]:
+    """The value function of the raw observation, with the filter frozen."""
+    limit = parts.config.obs_limit
+    return lambda params, obs: parts.value.apply(params, filters.standardise(seen, obs, limit=limit))[0]
+
+
+def record_of(parts: Parts, learner: Learner, batch: Transition, steps_before: Array) -> tuple[Record, Array]:
+    """Reads a batch ``[T, N, ...]``: its episodes, and the noise and log-probability of its actions.
+
+    Returns:
+      The record, and the steps of the episodes that are under way at its end, ``[N]``.
+    """
+    batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batch)
+    limit = parts.spec.max_episode_steps
+    find = jax.vmap(partial(segments.ends, time_limit=limit), in_axes=(1, 0), out_axes=(1, 0))
+    ended, steps = find(batch.discount, steps_before)
+    if parts.config.time_limit_ends:
+        batch = batch._replace(discount=jnp.where(ended, 0.0, batch.discount))
+    policy_fn = partial(policy_of(parts, learner.seen), learner.policy_params)
+
+    def read(obs: Array, action: Array) -> tuple[Array, Array]:
+        noise = policy_fn(obs).infer_noise(action)
+        return noise, policy_fn(obs).log_prob_of_noise(noise)
+
+    noise, log_prob = jax.vmap(jax.vmap(read))(batch.obs, batch.action)
+    return Record(batch, noise, log_prob, ended.astype(jnp.float32)), steps
+
+
+def bound_value(parts: Parts, learner: Learner) -> ValueFn:
+    """The value function of the update: as fitted, and lifted by what it lacked on the batch before."""
+    value = partial(value_of(parts, learner.seen), learner.value_params)
+    return lambda obs: value(obs) + learner.advice.offset
+
+
+def bound_step(parts: Parts, learner: Learner) -> StepFn:
+    """The fitted model with the rewards and terminations that are known."""
+    if learner.model is None:
+        return _no_model
+    known = parts.spec.reward_fn if parts.config.reward == "known" else None
+    return parts.model.step_fn(learner.model, reward_fn=known, terminated_fn=parts.spec.terminated_fn)
+
+
+def _no_model(obs: Array, action: Array, noise: Any) -> tuple[Array, Array, Array]:
+    raise AssertionError("a model step was taken by a configuration that needs no model")
+
+
+def make_segments(parts: Parts, learner: Learner, record: Record) -> Segment:
+    """Every step of a batch with its return and the noise of the steps that follow, ``[T N, ...]``."""
+    build = partial(
+        segments.of_recording,
+        horizon=max(1, parts.config.horizon),
+        gamma=parts.config.gamma,
+        value_fn=bound_value(parts, learner),
+        lambda_=parts.config.return_lambda,
+    )
+    each = jax.vmap(build, in_axes=1)(record.steps, record.ended > 0, record.noise)
+    return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), each)
+
+
+def advantages(parts: Parts, learner: Learner, batch: Segment, key: Key) -> tuple[Array, Array]:
+    """Advantages ``A [B]``, and those along the model for each horizon that a rule may choose, ``[K, B]``."""
+    config = parts.config
+    if config.horizon_rule == "fixed":
+        horizons: tuple[int, ...] = (config.horizon,)
+    else:
+        horizons = tuple(range(1, config.horizon + 1))
+    keys = jax.random.split(key, batch.obs.shape[0])
+    bound = _bound(parts, learner)
+
+    def both(segment: Segment, segment_key: Key) -> tuple[Array, Array]:
+        aux = [mscv_loss(learner.policy_params, segment, segment_key, horizon=h, **bound)[1] for h in horizons]
+        return aux[0]["advantage"], jnp.stack([a["embedded_advantage"] for a in aux])
+
+    advantage, embedded = jax.lax.map(lambda x: both(*x), (batch, keys), batch_size=config.segment_chunk)
+    return advantage, embedded.T
+
+
+def advise(parts: Parts, advice: Advice, advantage: Array, embedded: Array) -> tuple[Advice, Array]:
+    """What a batch says about coefficient, horizon and scale; and the correlation at the horizon it names, ``[]``."""
+    config = parts.config
+    rule = "cov" if config.horizon_rule == "fixed" else config.horizon_rule
+    chosen, correlations = choose_horizon(advantage, embedded, rule=rule)
+    horizon = advice.horizon if config.horizon_rule == "fixed" else chosen
+    row = jnp.zeros((), jnp.int32) if config.horizon_rule == "fixed" else jnp.maximum(chosen - 1, 0)
+    eta = advice.eta if config.eta_rule == "fixed" else optimal_coefficient(advantage, embedded[row])
+    scale = jnp.std(advantage)
+    said = Advice(eta, horizon.astype(jnp.int32), advice.offset, jnp.where(scale > 0, scale, 1.0))
+    return said, correlations[row]
+
+
+def offset(parts: Parts, learner: Learner, batch: Segment) -> Array:
+    """By how much the value function is below the returns of a batch, ``mean (R - V(s))``, ``[]``."""
+    value = partial(value_of(parts, learner.seen), learner.value_params)
+    return jnp.mean(batch.empirical_return - jax.vmap(value)(batch.obs))
+
+
+def policy_step(
+    parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key
+) -> tuple[PyTree, Array, dict[str, Array]]:
+    """One step in the trust region along the estimated policy gradient.
+
+    Returns:
+      ``(policy_params, finite, metrics)``; without a finite gradient the policy stays.
+    """
+    config = parts.config
+    batch = spread(batch)
+    loss_fn = partial(surrogate, parts, learner, batch, advice, key)
+    grads = jax.grad(loss_fn)(learner.policy_params)
+    policy_fn = policy_of(parts, learner.seen)
+    kl_fn = partial(mean_kl, obs=batch.obs, policy_fn=policy_fn, behaviour_params=learner.policy_params)
+    params, aux = trust_region_step(
+        learner.policy_params,
+        grads,
+        loss_fn=loss_fn,
+        kl_fn=kl_fn,
+        max_kl=config.max_kl,
+        damping=config.damping,
+        iterations=config.cg_iterations,
+        backtracks=config.backtracks,
+        hard_kl=config.hard_kl,
+    )
+    metrics = {f"policy/{name}": value for name, value in aux.items()}
+    metrics["policy/grad_norm"] = trees.norm(grads)
+    metrics["policy/log_std"] = jnp.mean(learner.policy_params["log_std"])
+    return params, trees.all_finite(grads), metrics
+
+
+def surrogate(parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key, policy_params: PyTree) -> Array:
+    """Mean surrogate of a batch, ``[]``, its segments in chunks of bounded memory.
+
+    The scale divides the whole of it, score and slope: anything else would be a bias.
+    """
+    config = parts.config
+    keys = jax.random.split(key, batch.obs.shape[0])
+    chunked = jax.tree.map(lambda x: x.reshape((-1, config.segment_chunk) + x.shape[1:]), (batch, keys))
+    loss = _loss(parts, learner, advice)
+
+    # Each chunk is computed again on the way back, or all of them would be kept.
+    @jax.checkpoint
+    def chunk(segment_batch: Segment, segment_keys: Key) -> Array:
+        return jnp.mean(jax.vmap(partial(loss, policy_params))(segment_batch, segment_keys))
+
+    return jnp.mean(jax.lax.map(lambda x: chunk(*x), chunked))
+
+
+def _bound(parts: Parts, learner: Learner) -> dict[str, Any]:
+    """What every loss of a segment is given."""
+    return {
+        "policy_fn": policy_of(parts, learner.seen),
+        "step_fn": bound_step(parts, learner),
+        "value_fn": bound_value(parts, learner),
+        "gamma": parts.config.gamma,
+        "behaviour_params": learner.policy_params,
+    }
+
+
+def _loss(parts: Parts, learner: Learner, advice: Advice) -> Callable[[PyTree, Segment, Key], Array]:
+    """The surrogate of one segment, over the scale of the advantages."""
+    config, bound = parts.config, _bound(parts, learner)
+    if config.estimator == "qprop":
+        q_fn = _one_step_critic(bound["step_fn"], bound["value_fn"], config.gamma)
+        known = {name: bound[name] for name in ("policy_fn", "value_fn", "behaviour_params")}
+        tangent: Any = partial(
+            qprop_loss, q_fn=q_fn, eta=advice.eta, advantage_scale=advice.scale, reading=config.qprop_reading, **known
+        )
+        return lambda params, segment, key: tangent(params, segment, key)[0]
+    if config.estimator == "svg":
+        slope: Any = partial(svg_loss, horizon=config.horizon, fresh_paths=config.fresh_paths, **bound)
+        # Before the model has learnt, eta is zero and so is the step.
+        return lambda params, segment, key: jnp.sign(advice.eta) * slope(params, segment, key)[0] / advice.scale
+
+    def of_horizon(horizon: int) -> Callable[[PyTree, Segment, Key], Array]:
+        loss: Any = partial(mscv_loss, horizon=horizon, eta=advice.eta, fresh_paths=config.fresh_paths, **bound)
+        return lambda params, segment, key: loss(params, segment, key)[0] / advice.scale
+
+    if config.horizon_rule == "fixed":
+        return of_horizon(config.horizon)
+    branches = [of_horizon(h) for h in range(config.horizon + 1)]
+    return lambda params, segment, key: jax.lax.switch(advice.horizon, branches, params, segment, key)
+
+
+def _one_step_critic(step_fn: StepFn, value_fn: ValueFn, gamma: float) -> Callable[[Array, Array], Array]:
+    def q_fn(obs: Array, action: Array) -> Array:
+        next_obs, reward, discount = step_fn(obs, action, None)
+        return reward + gamma * discount * value_fn(next_obs)
+
+    return q_fn
