@@ -183,10 +183,11 @@ _REDUCED = dataclasses.replace(
     maze_keys=1,
     train_mazes=96,
     num_tuples=20_000,
-    iterations=10,
-    updates_per_iteration=500,
+    loss_mode="joint",
+    iterations=6,
+    updates_per_iteration=800,
     test_depths=(0, 1, 3),
-    test_episodes=128,
+    test_episodes=64,
 )
 
 presets: dict[str, Config] = {
