@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from benchmarks.abstract_throughput import METHODS
 from benchmarks.throughput import Task
 from jaxhybrid.envs import maze
-from jaxhybrid.systems import gmas, gmas_updates
+from jaxhybrid.systems import gmas, gmas_parts, gmas_updates
 
 if TYPE_CHECKING:
     from benchmarks.abstract_throughput import Config
@@ -57,21 +57,21 @@ def peer_tasks(config: Config, *, compiled: bool) -> list[Task]:
     return tasks
 
 
-def _parts(method: str, config: Config, env: Any) -> gmas_updates.Parts:
+def _parts(method: str, config: Config, env: Any) -> gmas_parts.Parts:
     preset, mode = METHODS[method]
     numbers = dataclasses.replace(gmas.presets[preset], loss_mode=mode, batch_size=config.batch)
-    return gmas_updates.make_parts(numbers, env.spec, maze.sprites())
+    return gmas_parts.make_parts(numbers, env.spec, maze.sprites())
 
 
-def _opts(parts: gmas_updates.Parts, params: Any) -> Any:
+def _opts(parts: gmas_parts.Parts, params: Any) -> Any:
     every = tuple(params)
     return {
-        name: optimiser.init({part: params[part] for part in gmas_updates.LOSSES.get(name, every)})
+        name: optimiser.init({part: params[part] for part in gmas_parts.LOSSES.get(name, every)})
         for name, optimiser in parts.optimisers.items()
     }
 
 
-def _updates(parts: gmas_updates.Parts, config: Config, data: Any, learner: Any) -> Any:
+def _updates(parts: gmas_parts.Parts, config: Config, data: Any, learner: Any) -> Any:
     weights = jnp.ones(parts.config.match_depth + 1)
 
     def one(current: Any, key: Any) -> Any:

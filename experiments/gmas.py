@@ -17,8 +17,7 @@ from jaxhybrid.systems import gmas
 from jaxhybrid.systems.gmas_config import checked
 
 STUDY = "gmas"
-# Random moves of eight seeds use some two thousand mazes of these.
-_TRAIN_MAZES, _TEST_MAZES = 4096, 1024
+_TEST_MAZES = 1024
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,14 +70,16 @@ def _environments(name: str, config: gmas.Config):
     """The environment of the random moves, the one of the tests, and what their cells look like."""
     # Imported here, so that a refused argument needs no JAX.
     from jaxhybrid import envs
-    from jaxhybrid.envs import maze
+    from jaxhybrid.envs import maze, maze_pool
 
     checked(config, envs.make(name).spec)
     if name != "maze":
         return envs.make(name), envs.make(name), None
-    common = {"generator": config.generator, "observation": "cells"}
-    train = envs.make(name, split="train", pool_size=_TRAIN_MAZES, max_episode_steps=config.train_limit, **common)
-    return train, envs.make(name, split="test", pool_size=_TEST_MAZES, **common), maze.sprites()
+    numbers = {"side": config.maze_side, "num_keys": config.maze_keys}
+    trained = maze_pool.make_pool(config.generator, config.train_mazes, 0, "train", **numbers)
+    tested = maze_pool.held_out(maze_pool.make_pool(config.generator, _TEST_MAZES, 0, "test", **numbers), trained)
+    train = envs.make(name, pool=trained, max_episode_steps=config.train_limit, observation="cells")
+    return train, envs.make(name, pool=tested, observation="cells"), maze.sprites()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxhybrid.envs import maze_pool
-from jaxhybrid.envs.maze_pool import SIZE, START, Generator, MazePool
+from jaxhybrid.envs.maze_pool import START, Generator, MazePool
 from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.types import Array, Env, EnvSpec, Key, TimeStep
 
@@ -23,7 +23,6 @@ __all__ = [
     "FREE",
     "KEY",
     "MOVES",
-    "PIXELS",
     "UNLIMITED",
     "WALL",
     "MazeState",
@@ -35,11 +34,10 @@ __all__ = [
 
 BLANK, FREE, WALL, AGENT, KEY = range(5)
 MOVES = ((1, 0), (0, 1), (-1, 0), (0, -1))  # row and column of actions 0 to 3
-PIXELS = 48
 UNLIMITED = np.iinfo(np.int32).max
 """Time limit of an environment whose episodes end with the last key only."""
 
-_BLOCK = PIXELS // SIZE
+_BLOCK = 6  # pixels a cell
 _STEP_REWARD, _KEY_REWARD = -0.1, 1.0
 # Brightness in tenths, rows from the top; a picture holds 2 x - 1 of it.
 _AGENT_SPRITE = ("008000", "999990", "099900", "099900", "090900", "990990")
@@ -49,7 +47,7 @@ Observation = Literal["image", "cells"]
 
 
 class MazeState(NamedTuple):
-    """Where walls are and keys are left, boolean ``[8, 8]``; row and column of the agent ``[2]``; steps ``[]``."""
+    """Where walls are and keys are left, boolean ``[C, C]``; row and column of the agent ``[2]``; steps ``[]``."""
 
     walls: Array
     keys: Array
@@ -85,7 +83,7 @@ def make(
         that CRAR learns from.
       observation: "image" ``[48, 48]`` in [-1, 1], or "cells" ``[8, 8]``, which `render` turns into the image: 1 free,
         2 wall, 3 agent, 4 key; 0 is none of them and drawn as 0.
-      pool: mazes of your own, instead of drawn ones.
+      pool: mazes of your own, or smaller ones from `maze_pool.make_pool`, instead of drawn ones.
 
     Raises:
       InputError: an unknown name, a count below 1, or a maze that cannot exist.
@@ -117,17 +115,17 @@ def make(
         reward = jnp.where(found, _KEY_REWARD, _STEP_REWARD).astype(jnp.float32)
         return state, TimeStep(observe(state), reward, ~jnp.any(keys), state.step >= limit)
 
-    shape = (PIXELS, PIXELS) if observation == "image" else (SIZE, SIZE)
+    side = mazes.walls.shape[-1] * (_BLOCK if observation == "image" else 1)
     spec = EnvSpec(
         name="maze",
-        obs_dim=shape[0] * shape[1],
+        obs_dim=side * side,
         action_dim=0,
         action_low=np.zeros(0),
         action_high=np.zeros(0),
         max_episode_steps=limit,
         notes="Every episode is another maze of a fixed pool. Returns of the two generators do not compare.",
         num_actions=len(MOVES),
-        obs_shape=shape,
+        obs_shape=(side, side),
     )
     return Env(reset, step, spec)
 
@@ -135,21 +133,22 @@ def make(
 def start(pool: MazePool, index: Array | int) -> MazeState:
     """Returns the state at the start of one maze of a pool; mapped over all indices, the mazes of a test."""
     keys = jnp.asarray(pool.keys, jnp.int32)[index]
+    walls = jnp.asarray(pool.walls)[index]
     return MazeState(
-        walls=jnp.asarray(pool.walls)[index],
-        keys=jnp.zeros((SIZE, SIZE), bool).at[keys[:, 0], keys[:, 1]].set(True),
+        walls=walls,
+        keys=jnp.zeros_like(walls).at[keys[:, 0], keys[:, 1]].set(True),
         position=jnp.asarray(START, jnp.int32),
         step=jnp.zeros((), jnp.int32),
     )
 
 
 def render(cells: Array) -> Array:
-    """Draws a picture ``[48, 48]``, float32 in [-1, 1], of cells ``[8, 8]`` of any number type.
+    """Draws a picture ``[6 C, 6 C]``, float32 in [-1, 1], of cells ``[C, C]`` of any number type.
 
     A block of 6 x 6 pixels is the sprite of its cell, whatever surrounds it.
     """
-    blocks = jnp.asarray(sprites())[cells.astype(jnp.int32)]  # [8, 8, 6, 6]
-    return jnp.swapaxes(blocks, 1, 2).reshape(PIXELS, PIXELS)
+    blocks = jnp.asarray(sprites())[cells.astype(jnp.int32)]  # [C, C, 6, 6]
+    return jnp.swapaxes(blocks, 1, 2).reshape(_BLOCK * len(cells), -1)
 
 
 def _cells(state: MazeState) -> Array:

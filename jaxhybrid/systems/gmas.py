@@ -1,7 +1,8 @@
 """Gradient matching in the abstract space (GMAS) on combined reinforcement via abstract representations (CRAR).
 
 An encoder, a model and a critic learn from a fixed set of random moves; a tree over the model acts. CRAR is the same
-step with ``alpha=0``. The numbers live in `systems.gmas_config`, a gradient update in `systems.gmas_updates`.
+step with ``alpha=0``. The numbers live in `systems.gmas_config`, what it is composed of in
+`systems.gmas_parts`, a gradient update in `systems.gmas_updates`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.planning import tree
 from jaxhybrid.systems import gmas_updates as updates
 from jaxhybrid.systems.gmas_config import Config, checked, presets
-from jaxhybrid.systems.gmas_updates import Learner, Parts
+from jaxhybrid.systems.gmas_parts import Parts, make_parts
+from jaxhybrid.systems.gmas_updates import Learner
 from jaxhybrid.types import Array, Env, Key, Metrics, System, Transition
 
 __all__ = ["Config", "State", "collect", "make", "planned_act", "presets"]
@@ -71,7 +73,7 @@ def make(
     """
     config = checked(config, env.spec)
     obs_shape = env.spec.obs_shape or (env.spec.obs_dim,)
-    parts = updates.make_parts(config, env.spec, sprites)
+    parts = make_parts(config, env.spec, sprites)
     if data is not None and (data.obs.shape[1:] != obs_shape or data.reward.shape[0] <= config.match_depth):
         raise InputError(
             f"data has observations {data.obs.shape}, expected [N, {', '.join(map(str, obs_shape))}] with N above "
@@ -154,10 +156,14 @@ def _tests(parts: Parts, learner: Learner, test_env: Env | None) -> dict[str, Ar
     if test_env is None:
         return {}
     config, key = parts.config, jax.random.key(_TEST_KEY)
-    metrics = {}
+    metrics: dict[str, Array] = {}
     for depth in config.test_depths:
-        for label, epsilon in (("greedy", 0.0), ("noisy", config.test_epsilon)):
+
+        def mean_return(epsilon: Array, depth: int = depth) -> Array:
             act_fn = partial(planned_act, parts, learner, depth=depth, epsilon=epsilon)
-            returns, _ = episodes.episode_returns(test_env, act_fn, key, num_episodes=config.test_episodes)
-            metrics[f"test/{label}_depth{depth}"] = jnp.mean(returns)
+            return jnp.mean(episodes.episode_returns(test_env, act_fn, key, num_episodes=config.test_episodes)[0])
+
+        # Mapped, both are one program, which halves the time to compile the tests.
+        greedy, noisy = jax.vmap(mean_return)(jnp.array([0.0, config.test_epsilon]))
+        metrics |= {f"test/greedy_depth{depth}": greedy, f"test/noisy_depth{depth}": noisy}
     return metrics

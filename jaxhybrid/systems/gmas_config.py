@@ -8,7 +8,7 @@ from typing import Literal
 
 import jax
 
-from jaxhybrid.envs.maze_pool import GENERATORS
+from jaxhybrid.envs.maze_pool import GENERATORS, NUM_KEYS, SIDES
 from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.types import EnvSpec
 
@@ -29,6 +29,13 @@ class Config:
     """Steps of random moves, collected once: all there is to learn from."""
     generator: Literal["deer", "fair"] = "deer"
     """Which mazes: those of the released CRAR, or evenly drawn ones; see `envs.maze_pool`."""
+    maze_side: int = 8
+    """Cells a side of a maze, the outer walls included; fewer make an easier problem than the papers'."""
+    maze_keys: int = 3
+    """Keys in a maze."""
+    train_mazes: int = 4096
+    """Mazes that random moves are made in; eight seeds use some two thousand. Tests are in mazes that are not among
+    them."""
     train_limit: int | None = None
     """Steps after which an episode of random moves in a maze is cut off; None as in the papers, 50 would show eight
     times as many mazes in as many steps."""
@@ -39,8 +46,9 @@ class Config:
     """Channels of a map, or numbers in a vector."""
     compiled_convolution: bool = False
     """Whether to use the compiler's convolution: better on an accelerator, ten times slower on a CPU."""
-    tabulate: bool = True
-    """Whether the first layers of the encoder are tabulated, where observations are cells: exact, and faster."""
+    share_patches: bool = True
+    """Whether equal patches of a batch are encoded once, where observations are cells: exact, and on a CPU some five
+    times faster; an accelerator is better off without."""
 
     batch_size: int = 32
     """Steps per update."""
@@ -109,7 +117,7 @@ class Config:
 
 
 _POSITIVE = (
-    "iterations", "updates_per_iteration", "num_tuples", "abstract_size", "batch_size", "learning_rate",
+    "iterations", "updates_per_iteration", "num_tuples", "train_mazes", "abstract_size", "batch_size", "learning_rate",
     "learning_rate_decay", "rms_epsilon", "clip_norm", "target_interval", "sharpness", "max_square", "error_scale",
     "test_episodes",
 )  # fmt: skip
@@ -150,6 +158,10 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     for name in _UNIT:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise InputError(f"{name}={getattr(config, name)} must lie in [0, 1].")
+    if config.maze_side not in SIDES:
+        raise InputError(f"maze_side={config.maze_side} must be one of {SIDES}.")
+    if not 1 <= config.maze_keys <= NUM_KEYS:
+        raise InputError(f"maze_keys={config.maze_keys} must lie between 1 and {NUM_KEYS}.")
     if min(config.test_depths, default=0) < 0:
         raise InputError(f"test_depths={config.test_depths} must not be negative.")
     if config.num_tuples <= config.match_depth:
@@ -163,6 +175,20 @@ _GMAS = dataclasses.replace(_CRAR, learning_rate=1e-3, num_tuples=100_000)
 _COSINE = dataclasses.replace(_GMAS, alpha=0.05, distance="cosine")
 _L2 = dataclasses.replace(_GMAS, alpha=1.0, distance="l2")
 _SMALL = Config(abstract="vector", beta=0.2, learning_rate_decay=0.9, test_depths=())
+
+_REDUCED = dataclasses.replace(
+    _GMAS,
+    generator="fair",
+    maze_side=6,
+    maze_keys=1,
+    train_mazes=96,
+    num_tuples=20_000,
+    loss_mode="joint",
+    iterations=6,
+    updates_per_iteration=800,
+    test_depths=(0, 1, 3),
+    test_episodes=64,
+)
 
 presets: dict[str, Config] = {
     "crar": dataclasses.replace(_GMAS, alpha=0.0),
@@ -179,6 +205,9 @@ presets: dict[str, Config] = {
     "demo": dataclasses.replace(
         _COSINE, num_tuples=20_000, iterations=5, updates_per_iteration=100, test_depths=(0, 1), test_episodes=64
     ),
+    # Half the free cells and one key: another, easier problem than the papers'.
+    "reduced": _REDUCED,
+    "reduced/gmas": dataclasses.replace(_REDUCED, alpha=0.05),
     # Meant for any environment with pictures.
     "smoke": Config(
         iterations=2,

@@ -1,6 +1,6 @@
 """What one gradient update of GMAS does: seven losses on one batch, each with a step of its own or all with one.
 
-The algorithm's outer loop is in `systems.gmas`.
+The algorithm's outer loop is in `systems.gmas`, the networks and optimisers in `systems.gmas_parts`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
-from jaxhybrid.abstract_networks import AbstractNetworks, map_networks, vector_networks
-from jaxhybrid.cell_encoder import drawn, tabulated
+from jaxhybrid.abstract_networks import AbstractNetworks
 from jaxhybrid.guard import Guard
 from jaxhybrid.losses import abstract, gradient_matching
 from jaxhybrid.losses.batching import batched
@@ -23,30 +20,18 @@ from jaxhybrid.losses.critic import squared_error
 from jaxhybrid.ops import trees
 from jaxhybrid.planning import tree
 from jaxhybrid.systems.gmas_config import Config
-from jaxhybrid.types import Array, EnvSpec, Key, PyTree, Transition
+from jaxhybrid.systems.gmas_parts import LOSSES, Parts
+from jaxhybrid.types import Array, Key, PyTree, Transition
 
 __all__ = [
-    "LOSSES",
     "Learner",
-    "Parts",
     "depth_errors",
     "depth_weights",
     "init_learner",
-    "make_parts",
     "plan",
     "update",
 ]
 
-# Each loss and what it changes, in the order in which the released code takes their steps.
-LOSSES: dict[str, tuple[str, ...]] = {
-    "transition": ("encoder", "dynamics"),
-    "reward": ("encoder", "reward"),
-    "discount": ("encoder", "discount"),
-    "volume": ("encoder",),
-    "random_pairs": ("encoder",),
-    "consecutive_pairs": ("encoder",),
-    "critic": ("encoder", "critic"),
-}
 _ERROR_ROWS = 64  # paths on which the model's error is measured, once per iteration
 
 
@@ -66,52 +51,6 @@ class Learner(NamedTuple):
     opts: dict[str, PyTree]
     updates: Array
     guard: Guard
-
-
-class Parts(NamedTuple):
-    """The pure functions that an iteration is composed of; nothing here changes during a run."""
-
-    config: Config
-    num_actions: int
-    nets: AbstractNetworks
-    optimisers: dict[str, optax.GradientTransformation]
-
-
-def make_parts(config: Config, spec: EnvSpec, sprites: np.ndarray | None = None) -> Parts:
-    """Builds networks and optimisers for an environment whose actions are discrete."""
-    num_actions = spec.num_actions or 0
-    shape = spec.obs_shape or (spec.obs_dim,)
-    picture_shape = shape if sprites is None else tuple(cells * sprites.shape[1] for cells in shape)
-    build: Any = {
-        "map": lambda **options: map_networks(picture_shape, channels=config.abstract_size, **options),
-        "vector": lambda **options: vector_networks(picture_shape, size=config.abstract_size, **options),
-    }[config.abstract]
-    nets = build(num_actions=num_actions, compiled=config.compiled_convolution)
-    if sprites is not None:
-        tabulate = config.tabulate and config.abstract == "map"
-        encoder = tabulated(nets.encoder, sprites) if tabulate else drawn(nets.encoder, sprites)
-        nets = nets._replace(encoder=encoder)
-    return Parts(
-        config=config,
-        num_actions=num_actions,
-        nets=nets,
-        optimisers={name: _optimiser(config) for name in (LOSSES if config.loss_mode == "sequential" else ["joint"])},
-    )
-
-
-def _optimiser(config: Config) -> optax.GradientTransformation:
-    """RMSprop for a unit step size, after the clip; the step size itself changes from iteration to iteration."""
-    clip: Any = {
-        "global": lambda: optax.clip_by_global_norm(config.clip_norm),
-        "per_tensor": lambda: optax.stateless(lambda grads, _: jax.tree.map(partial(_clipped, config), grads)),
-    }[config.clip]
-    scale = optax.scale_by_rms(decay=config.rms_decay, eps=config.rms_epsilon, initial_scale=0.0, eps_in_sqrt=False)
-    return optax.chain(clip(), scale)
-
-
-def _clipped(config: Config, grad: Array) -> Array:
-    # The minimum of the ratio and one, without a division by zero.
-    return grad * config.clip_norm / jnp.maximum(trees.norm(grad), config.clip_norm)
 
 
 def init_learner(parts: Parts, key: Key) -> Learner:
@@ -179,6 +118,7 @@ def update(
     """
     config = parts.config
     batch = _seen(config, rows)
+    view = parts.view(batch.obs, batch.next_obs)
     due = learner.updates % config.target_interval == 0
     metrics: dict[str, Array] = {}
     params, opts = dict(learner.params), dict(learner.opts)
@@ -189,7 +129,7 @@ def update(
         if "critic" in names:
             latest = {part: params[part] for part in target_params}
             target_params = trees.where(due, latest, target_params)
-        loss = partial(_total, parts, params, target_params, names, batch, weights, key)
+        loss = partial(_total, parts, params, target_params, names, batch, view, weights, key)
         touched = {part: params[part] for part in LOSSES.get(name, params)}
         (_, logged), grads = jax.value_and_grad(loss, has_aux=True)(touched)
         updates, opts[name] = optimiser.update(grads, opts[name])
@@ -211,15 +151,16 @@ def _total(
     target_params: dict[str, PyTree],
     names: list[str],
     batch: Transition,
+    view: PyTree,
     weights: Array,
     key: Key,
     touched: dict[str, PyTree],
 ) -> tuple[Array, dict[str, Array]]:
     """Sum of some losses as a function of the parameters that they change; the others are constants."""
-    encode = jax.vmap(partial(parts.nets.encoder.apply, touched["encoder"]))
     # Encoded here, once for all losses, which find an encoder that returns what it is given.
-    encoded = batch._replace(obs=encode(batch.obs), next_obs=encode(batch.next_obs))
-    targets = _td_targets(parts, params, target_params, batch) if "critic" in names else None
+    z, next_z = parts.encode(touched["encoder"], view)
+    encoded = batch._replace(obs=z, next_obs=next_z)
+    targets = _td_targets(parts, params, target_params, encoded, view) if "critic" in names else None
     total, metrics = jnp.zeros(()), dict[str, Array]()
     for name in names:
         examples: PyTree = {
@@ -262,16 +203,18 @@ def _given(_: PyTree, z: Array) -> Array:
     return z
 
 
-def _td_targets(parts: Parts, params: dict[str, PyTree], target_params: dict[str, PyTree], batch: Transition) -> Array:
+def _td_targets(
+    parts: Parts, params: dict[str, PyTree], target_params: dict[str, PyTree], encoded: Transition, view: PyTree
+) -> Array:
     """Double-Q targets ``r + gamma d Q_slow(e_slow(s'), argmax_a Q(e(s'), a))``, ``[B]``."""
 
-    def values(p: dict[str, PyTree], picture: Array) -> Array:
-        return parts.nets.critic.apply(p["critic"], parts.nets.encoder.apply(p["encoder"], picture))
+    def values(p: dict[str, PyTree], z: Array) -> Array:
+        return jax.vmap(partial(parts.nets.critic.apply, p["critic"]))(z)
 
-    best = jnp.argmax(jax.vmap(partial(values, params))(batch.next_obs), axis=-1)
-    slow = jax.vmap(partial(values, target_params))(batch.next_obs)
+    best = jnp.argmax(values(params, encoded.next_obs), axis=-1)
+    slow = values(target_params, parts.encode(target_params["encoder"], view)[1])
     bootstrap = jnp.take_along_axis(slow, best[:, None], axis=-1)[:, 0]
-    return batch.reward + parts.config.gamma * batch.discount * bootstrap
+    return encoded.reward + parts.config.gamma * encoded.discount * bootstrap
 
 
 def _critic_loss(

@@ -93,6 +93,36 @@ def test_drawn_mazes_keep_the_rules(generator):
     assert len(np.unique(pool.walls.reshape(300, -1), axis=0)) > 290
 
 
+def test_small_mazes_keep_the_rules_and_tests_are_held_out():
+    trained, tested = (maze_pool.make_pool("fair", 200, 0, split, side=6, num_keys=1) for split in ("train", "test"))
+    pool = maze_pool.check_pool(trained)
+    assert pool.walls.shape == (200, 6, 6) and pool.keys.shape == (200, 1, 2)
+    # A third of the 16 cells inside, none of them in the last row or column.
+    assert (pool.walls[:, 1:-1, 1:-1].sum(axis=(1, 2)) == 5).all() and not pool.walls[:, -2, 1:-1].any()
+
+    def words(mazes):
+        return {(wall.tobytes(), key.tobytes()) for wall, key in zip(*mazes)}
+
+    new = maze_pool.held_out(tested, trained)
+    assert words(tested) & words(trained) and not words(new) & words(trained)
+    assert words(new) == words(tested) - words(trained)
+    with pytest.raises(InputError, match="all of the 200 test mazes are among"):
+        maze_pool.held_out(trained, trained)
+
+
+def test_a_small_maze_is_walked_by_the_oracle():
+    pool = maze_pool.make_pool("fair", 5, 0, side=6, num_keys=1)
+    env = maze.make(pool=pool)
+    assert env.spec.obs_shape == (36, 36)
+    state = maze.start(pool, 3)
+    tour = maze_oracle.survey(state, num_keys=1)
+    length = int(maze_oracle.tour_length(tour, state.position, state.keys))
+    for taken in range(length):
+        assert maze_oracle.tour_length(tour, state.position, state.keys) == length - taken
+        state, time_step = env.step(state, maze_oracle.best_action(tour, state), jax.random.key(0))
+    assert time_step.terminated and time_step.obs.shape == (36, 36)
+
+
 def test_pools_are_reproduced_and_splits_share_nothing():
     one = maze_pool.make_pool("fair", 40, 0)
     maze_pool.make_pool.cache_clear()
@@ -193,7 +223,8 @@ def broken(walls=(), keys=()):
         (broken(keys=[(0, (8, 3))]), "outside of the map"),
         (broken(keys=[(0, (2, 1))]), "no way from the start"),
         (maze_pool.MazePool(np.ones((1, 7, 8), bool), np.ones((1, 3, 2), int)), r"\(1, 7, 8\)"),
-        (maze_pool.MazePool(small_pool().walls, np.ones((1, 2, 2), int)), r"keys has shape \(1, 2, 2\)"),
+        (maze_pool.MazePool(np.ones((1, 7, 7), bool), np.ones((1, 3, 2), int)), r"\(1, 7, 7\)"),
+        (maze_pool.MazePool(small_pool().walls, np.ones((1, 4, 2), int)), r"keys has shape \(1, 4, 2\)"),
     ],
 )
 def test_mazes_that_cannot_exist_are_refused(pool, why):

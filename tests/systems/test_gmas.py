@@ -15,7 +15,7 @@ from jaxhybrid.losses import abstract
 from jaxhybrid.losses.batching import batched
 from jaxhybrid.networks import Network
 from jaxhybrid.planning import tree
-from jaxhybrid.systems import gmas, gmas_updates
+from jaxhybrid.systems import gmas, gmas_parts, gmas_updates
 from jaxhybrid.types import Transition
 
 KEY = jax.random.key(0)
@@ -48,8 +48,9 @@ def config(**changes):
 def built(**changes):
     """Parts with small networks, a learner, and a compiled update."""
     spec = envs.make("catcher").spec._replace(num_actions=ACTIONS)
-    parts = gmas_updates.make_parts(config(**changes), spec)
-    parts = parts._replace(nets=linear_networks())
+    parts = gmas_parts.make_parts(config(**changes), spec)
+    nets = linear_networks()
+    parts = parts._replace(nets=nets, encode=gmas_parts._picture_by_picture(nets.encoder)[1])
     return parts, gmas_updates.init_learner(parts, KEY), jax.jit(partial(gmas_updates.update, parts))
 
 
@@ -162,7 +163,10 @@ def test_the_double_q_target_by_hand():
     parts, first, _ = built()
     batch = rows()
     slow = jax.tree.map(lambda x: -x, first.target_params)
-    targets = gmas_updates._td_targets(parts, first.params, slow, batch)
+    view = parts.view(batch.obs, batch.next_obs)
+    z, next_z = parts.encode(first.params["encoder"], view)
+    encoded = batch._replace(obs=z, next_obs=next_z)
+    targets = gmas_updates._td_targets(parts, first.params, slow, encoded, view)
     for i in range(4):
         z = np.tanh(np.asarray(first.params["encoder"]) @ np.asarray(batch.next_obs[i]).ravel())
         best = int(np.argmax(np.sin(np.asarray(first.params["critic"]) @ z)))
@@ -188,13 +192,13 @@ def test_an_update_with_a_nan_is_refused_as_a_whole():
 def test_clips_of_tensors_and_of_all_together():
     grads = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.3])}
     for clip, expected in (("global", (5.0**2 + 0.3**2) ** -0.5), ("per_tensor", 0.2)):
-        optimiser = gmas_updates._optimiser(config(clip=clip, rms_decay=0.0, rms_epsilon=1e6))
+        optimiser = gmas_parts._optimiser(config(clip=clip, rms_decay=0.0, rms_epsilon=1e6))
         scaled, _ = optimiser.update(grads, optimiser.init(grads))
         np.testing.assert_allclose(scaled["a"], expected * grads["a"] / 1e6, rtol=1e-4)
         if clip == "per_tensor":
             np.testing.assert_allclose(scaled["b"], grads["b"] / 1e6, rtol=1e-4)
     reference = optax.rmsprop(1.0, decay=0.9, eps=1e-4, initial_scale=0.0, eps_in_sqrt=False)
-    mine, theirs = gmas_updates._optimiser(config(clip_norm=1e6)), reference
+    mine, theirs = gmas_parts._optimiser(config(clip_norm=1e6)), reference
     step, _ = mine.update(grads, mine.init(grads))
     other, _ = theirs.update(grads, theirs.init(grads))
     np.testing.assert_allclose(step["a"], -other["a"], rtol=1e-6)
@@ -305,7 +309,7 @@ def test_environments_that_do_not_fit_are_refused():
 def test_steps_have_the_shape_of_scan_and_learn(monkeypatch):
     # The real networks take a minute to compile; they have tests of their own.
     small = linear_networks(pixels=36 * 36, actions=2)
-    monkeypatch.setattr(gmas_updates, "vector_networks", lambda *_, **__: small)
+    monkeypatch.setattr(gmas_parts, "vector_networks", lambda *_, **__: small)
     env = catcher.make()
     made = gmas.make(config(test_depths=(1,), test_episodes=16), env, test_env=env)
     step, states, metrics = jax.jit(made.step), [jax.jit(made.init)(KEY)], []
