@@ -16,7 +16,7 @@ LAYERS = (
     ("ops",),
     ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "envs"),
     ("losses", "policies", "rollout_values", "segments"),
-    ("estimators", "model_fit", "transition_models", "abstract_networks"),
+    ("estimators", "model_fit", "transition_models", "abstract_networks", "integer_dynamics", "gradient_readers"),
     ("dynamics", "cell_encoder"),
     ("planning", "trust_region"),
     ("systems",),
