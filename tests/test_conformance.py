@@ -23,6 +23,7 @@ from jaxhybrid.losses.abstract import (
     volume_loss,
 )
 from jaxhybrid.losses.adaptation import Adaptable, Outcomes, adaptation_loss, outcome_loss
+from jaxhybrid.losses.context_model import ContextStep, context_model_loss
 from jaxhybrid.losses.control_variate import mscv_loss, qprop_loss, svg_loss
 from jaxhybrid.losses.critic import entropy_temperature_loss, squared_error
 from jaxhybrid.losses.gradient_matching import critic_slope_loss, gradient_matching_loss
@@ -111,6 +112,16 @@ def logits_fn(params, obs, action):
 
 
 LOSSES = {
+    context_model_loss: (
+        ABSTRACT,
+        ContextStep(STEP, jnp.array([8, 0]), jnp.array([0.2, -0.5]), 0.5 * OBS, jnp.array(1.0)),
+        {
+            "encode_fn": encode_fn,
+            "dynamics_fn": lambda params, z, action, code: z + params["head"] * action + code,
+            "reward_fn": lambda params, z, action, goal, code: head_fn(params, z, action) * code[0],
+            "discount_fn": lambda params, z, action, goal, code: head_fn(params, z, action) + 0.1 * goal[0],
+        },
+    ),
     outcome_loss: (
         jnp.array([0.1, 0.2, -0.3, 0.5]),
         (OUTCOMES.obs[0], OUTCOMES.action[0], OUTCOMES.next_obs[0]),

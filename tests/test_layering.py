@@ -17,7 +17,7 @@ LAYERS = (
     ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "envs"),
     ("losses", "policies", "rollout_values", "segments"),
     ("estimators", "model_fit", "transition_models", "abstract_networks", "integer_dynamics", "gradient_readers"),
-    ("dynamics", "cell_encoder"),
+    ("dynamics", "cell_encoder", "latent_networks"),
     ("planning", "trust_region"),
     ("systems",),
     ("runtime",),
