@@ -50,7 +50,7 @@ def test_who_values_states_rightly_gains_nothing_by_planning(depth, average):
 
     plan = jax.jit(lambda x: planned_values(x, q_fn=q_fn, model=model, depth=depth, average=average))
     for place in jnp.array([[4, 4], [8, 6], [5, 5]]):
-        ahead = jax.vmap(lambda action: city.move(place, action, TASK))(jnp.arange(9))
+        ahead = jax.vmap(city.move, in_axes=(None, 0, None))(place, jnp.arange(9), TASK)
         expected = 1.0 - 0.1 * steps()[tuple(np.asarray(ahead).T)]
         np.testing.assert_allclose(plan(place.astype(jnp.float32)), expected, atol=1e-5)
 
