@@ -14,9 +14,9 @@ ROOT = pathlib.Path(jaxhybrid.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("ops",),
-    ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "envs"),
+    ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "trials", "envs"),
     ("losses", "policies", "rollout_values", "segments"),
-    ("estimators", "model_fit", "transition_models", "abstract_networks"),
+    ("estimators", "model_fit", "transition_models", "abstract_networks", "context_networks"),
     ("dynamics", "cell_encoder"),
     ("planning", "trust_region"),
     ("systems",),
