@@ -1,7 +1,8 @@
 """Networks that find out which task they are in: encoder of its number, decoder of what was seen, two kinds of policy.
 
 Observations are tuples of small integers. The first layer on an embedded integer is a table with a row per value, so
-that the whole layer is one product with the indicators of the values: exact, and a tenth of the arithmetic.
+that the whole layer is one product with the indicators of the values: exact, and a tenth of the arithmetic. Sequences
+may have any leading axes: a batch as one array lets the memory take the gradient of its weights in one product.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxhybrid.errors import unknown
 from jaxhybrid.networks import Network
+from jaxhybrid.ops import memory
 from jaxhybrid.types import Array, Key, PyTree
 
 __all__ = [
@@ -49,7 +51,7 @@ class RecurrentQ(NamedTuple):
 
     Attributes:
       init: ``init(key) -> params``.
-      apply: ``apply(params, *inputs) -> Heads`` of every step, where the first inputs have a leading axis ``T``.
+      apply: ``apply(params, *inputs) -> Heads`` of every step of a sequence, or of many, ``[..., T]``.
       step: ``step(params, hidden, *inputs) -> (hidden, Heads)`` of one step of the same sequence.
       start: the hidden state before the first step; empty where there is no memory.
     """
@@ -115,14 +117,14 @@ def make_networks(
     obs, goal, code = jnp.zeros((1, len(obs_sizes)), jnp.int32), jnp.zeros(len(goal_sizes), jnp.int32), jnp.zeros(CODE)
     actions, several = jnp.zeros(1, jnp.int32), jnp.zeros((2, len(obs_sizes)), jnp.int32)
     sizes = {"obs_sizes": tuple(obs_sizes), "num_actions": num_actions}
-    memory = (jnp.zeros(_MEMORY),) * 2
+    start = (jnp.zeros(_MEMORY),) * 2
     return ContextNetworks(
         problem=_network(_ProblemEncoder(num_ids), jnp.zeros((), jnp.int32)),
         decoder=_network(TrajectoryDecoder(**sizes), several, actions),
-        exploration=_policy(_ExplorationPolicy(**sizes), memory, obs, actions),
+        exploration=_policy(_ExplorationPolicy(**sizes), start, obs, actions),
         execution=_policy(
             _ExecutionPolicy(**sizes, goal_sizes=tuple(goal_sizes), recurrent=recurrent),
-            memory if recurrent else (),
+            start if recurrent else (),
             obs,
             goal,
             code,
@@ -158,7 +160,7 @@ class Embedder(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Long short-term memory over a sequence ``[T, I] -> [T, width]``, from a state of zeros.
+    """Long short-term memory over sequences ``[..., T, I] -> [..., T, width]``, from a state of zeros.
 
     Attributes:
       inputs: ``I``.
@@ -173,26 +175,12 @@ class LSTM(nn.Module):
         self.kernel = self.param("kernel", _uniform(self.width), (self.width, 4 * self.width))
 
     def __call__(self, x: Array) -> Array:
-        """Returns the state after every input."""
-        start = (jnp.zeros(self.width, x.dtype),) * 2
-
-        def advance(hidden: Hidden, projected: Array) -> tuple[Hidden, Array]:
-            hidden = self._advance(hidden, projected)
-            return hidden, hidden[0]
-
-        # The inputs are projected outside of the scan, in one product.
-        return jax.lax.scan(advance, start, self.project(x))[1]
+        """Returns the output after every input."""
+        return memory.lstm(self.project(x), self.kernel)
 
     def step(self, hidden: Hidden, x: Array) -> Hidden:
-        """Returns the hidden state after one input ``[I]``."""
-        return self._advance(hidden, self.project(x))
-
-    def _advance(self, hidden: Hidden, projected: Array) -> Hidden:
-        output, cell = hidden
-        gates, candidate = jnp.split(projected + output @ self.kernel, [3 * self.width])
-        keep, write, show = jnp.split(jax.nn.sigmoid(gates), 3)
-        cell = keep * cell + write * jnp.tanh(candidate)
-        return show * jnp.tanh(cell), cell
+        """Returns output and cell after one more input ``[I]``."""
+        return memory.advance(*hidden, self.project(x), self.kernel)
 
 
 class TrajectoryDecoder(nn.Module):
@@ -208,15 +196,15 @@ class TrajectoryDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, action: Array) -> Array:
-        """Maps observations ``[T+1, C]`` and actions ``[T]`` to codes ``[T+1, CODE]``."""
+        """Maps observations ``[..., T+1, C]`` and actions ``[..., T]`` to codes ``[..., T+1, CODE]``."""
         states = Embedder(self.obs_sizes, name="state")(obs)
         actions = nn.Embed(self.num_actions, _EMBEDDED, embedding_init=nn.initializers.normal(1.0), name="action")
-        joined = jnp.concatenate([states[:-1], states[1:], actions(action)], axis=-1)
+        joined = jnp.concatenate([states[..., :-1, :], states[..., 1:, :], actions(action)], axis=-1)
         hidden = nn.relu(_linear(joined.shape[-1], _DECODER_MEMORY, name="transition")(joined))
         steps = _linear(_DECODER_MEMORY, CODE, name="step")(hidden)
-        memory = LSTM(CODE, _DECODER_MEMORY, name="memory")(steps)
+        known = LSTM(CODE, _DECODER_MEMORY, name="memory")(steps)
         # Nothing has been seen before the first step: a memory of zeros.
-        known = jnp.concatenate([jnp.zeros_like(memory[:1]), memory])
+        known = jnp.concatenate([jnp.zeros_like(known[..., :1, :]), known], axis=-2)
         return _linear(_DECODER_MEMORY, CODE, name="code")(
             nn.relu(_linear(_DECODER_MEMORY, _DECODER_MEMORY, name="read")(known))
         )
@@ -292,13 +280,11 @@ class _ExecutionPolicy(nn.Module):
         return hidden, self._read(seen, code)
 
     def _seen(self, obs: Array, goal: Array) -> Array:
-        embedded = self.state(obs)
-        where_to = jnp.broadcast_to(self.goal(goal), (*embedded.shape[:-1], CODE))
-        joined = jnp.concatenate([embedded, where_to], axis=-1)
+        joined = _beside(self.state(obs), self.goal(goal))
         return self.torso(nn.relu(joined)) if self.recurrent else joined
 
-    def _read(self, seen: Array, code: Array) -> Array:
-        informed = jnp.concatenate([seen, jnp.broadcast_to(code, (*seen.shape[:-1], CODE))], axis=-1)
+    def _read(self, seen: Array, code: Array) -> Heads:
+        informed = _beside(seen, code)
         return self.heads(self.second(nn.relu(self.first(informed))))
 
 
@@ -325,6 +311,13 @@ def _uniform(fan: int) -> Any:
         return jax.random.uniform(key, shape, dtype, -(fan**-0.5), fan**-0.5)
 
     return init
+
+
+def _beside(x: Array, constant: Array) -> Array:
+    """Appends what does not change in a sequence, ``[..., Z]``, to each of its steps ``[..., T, X]``, or to one step."""
+    if x.ndim > constant.ndim:
+        constant = jnp.broadcast_to(constant[..., None, :], (*x.shape[:-1], constant.shape[-1]))
+    return jnp.concatenate([x, constant], axis=-1)
 
 
 def _shifted(x: Array, bias: Array) -> Array:

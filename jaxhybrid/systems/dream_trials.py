@@ -173,5 +173,5 @@ def act(parts: Any, params: dict[str, PyTree], obs: Array, key: Key, *, epsilon:
 
 
 def previous_actions(episode: Episode) -> Array:
-    """The action before every observation, plus one, ``[T+1]``; 0 at the start."""
-    return jnp.concatenate([jnp.zeros(1, jnp.int32), episode.action + 1])
+    """The action before every observation, plus one, ``[..., T+1]``; 0 at the start."""
+    return jnp.concatenate([jnp.zeros_like(episode.action[..., :1]), episode.action + 1], axis=-1)

@@ -60,7 +60,7 @@ class Parts(NamedTuple):
       nets: the networks.
       optimiser: of either agent.
       told_fn: ``told_fn(params, task_id, key) -> [CODE]``, the noisy code of a task.
-      decode_fn: ``decode_fn(params, episode) -> [T+1, CODE]``, what every prefix of an exploration says.
+      decode_fn: ``decode_fn(params, episode) -> [..., T+1, CODE]``, what every prefix of explorations says.
     """
 
     config: Config
@@ -96,7 +96,7 @@ def _untold(params: PyTree, task_id: Array, key: Key) -> Array:
 
 def _unread(params: PyTree, episode: Episode) -> Array:
     del params
-    return jnp.zeros((episode.obs.shape[0], CODE))
+    return jnp.zeros((*episode.obs.shape[:-1], CODE))
 
 
 def init_agents(parts: Parts, key: Key) -> dict[str, Agent]:
@@ -137,14 +137,11 @@ def exploration_update(
     config, agent, known = parts.config, agents["exploration"], agents["execution"].params
     episodes = trials.exploration
 
-    def reward_of(task_id: Array, episode: Episode) -> Array:
-        code = parts.nets.problem.apply(known["problem"], task_id)
-        return exploration_rewards(parts.decode_fn(known, episode), code, episode.mask, penalty=config.penalty)
-
     def heads(params: PyTree) -> Heads:
-        return jax.vmap(lambda e: parts.nets.exploration.apply(params["policy"], e.obs, previous_actions(e)))(episodes)
+        return parts.nets.exploration.apply(params["policy"], episodes.obs, previous_actions(episodes))
 
-    reward = jax.vmap(reward_of)(trials.task_id, episodes)
+    codes, told = parts.decode_fn(known, episodes), parts.nets.problem.apply(known["problem"], trials.task_id)
+    reward = jax.vmap(partial(exploration_rewards, penalty=config.penalty))(codes, told, episodes.mask)
     slow = heads(agent.target_params)
     num_steps = jnp.mean(jnp.sum(episodes.mask, axis=1))
 
@@ -177,14 +174,12 @@ def execution_update(
     size = trials.task_id.shape[0]
     fast_key, slow_key = (jax.random.split(k, size) for k in jax.random.split(key))
     told_fn = jax.vmap(parts.told_fn, in_axes=(None, 0, 0))
-    decode_fn = jax.vmap(parts.decode_fn, in_axes=(None, 0))
-    apply_fn = jax.vmap(parts.nets.execution.apply, in_axes=(None, 0, 0, 0))
     seen = jnp.sum(trials.exploration.mask, axis=1).astype(jnp.int32)
     num_prefixes, num_steps = jnp.mean(seen + 1.0), jnp.mean(jnp.sum(episodes.mask, axis=1))
 
     def heads(params: PyTree, codes: Array, told: Array, by_id: Array) -> Heads:
         explored = jnp.take_along_axis(codes, seen[:, None, None], axis=1)[:, 0]
-        return apply_fn(params["policy"], episodes.obs, trials.goal, jnp.where(by_id, told, explored))
+        return parts.nets.execution.apply(params["policy"], episodes.obs, trials.goal, jnp.where(by_id, told, explored))
 
     slow_params = agent.target_params
     # As released, the slow values always know the number of the task.
@@ -192,13 +187,13 @@ def execution_update(
     slow_codes = jax.lax.cond(
         slow_by_id,
         lambda: jnp.zeros((size, 1 + parts.town.horizon, CODE)),
-        lambda: decode_fn(slow_params, trials.exploration),
+        lambda: parts.decode_fn(slow_params, trials.exploration),
     )
     slow = heads(slow_params, slow_codes, told_fn(slow_params, trials.task_id, slow_key), slow_by_id)
-    fixed_codes = jax.vmap(parts.nets.problem.apply, in_axes=(None, 0))(agent.params["problem"], trials.task_id)
+    fixed_codes = parts.nets.problem.apply(agent.params["problem"], trials.task_id)
 
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
-        codes = decode_fn(params, trials.exploration)
+        codes = parts.decode_fn(params, trials.exploration)
         fast = heads(params, codes, told_fn(params, trials.task_id, fast_key), by_id)
         td, metrics = _td_loss(config, fast, slow, episodes, episodes.reward, num_steps)
         if config.method != "dream":
