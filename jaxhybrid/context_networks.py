@@ -149,9 +149,7 @@ class Embedder(nn.Module):
         rows = []
         for i, size in enumerate(self.sizes):
             table = self.param(f"table_{i}", nn.initializers.normal(1.0), (size, _EMBEDDED))
-            kernel = self.param(
-                f"kernel_{i}", _uniform(_EMBEDDED * len(self.sizes)), (_EMBEDDED, _HIDDEN)
-            )
+            kernel = self.param(f"kernel_{i}", _uniform(_EMBEDDED * len(self.sizes)), (_EMBEDDED, _HIDDEN))
             rows.append(table @ kernel)
         bias = self.param("bias", _uniform(_EMBEDDED * len(self.sizes)), (_HIDDEN,))
         hot = [jax.nn.one_hot(values[..., i], size) for i, size in enumerate(self.sizes)]
@@ -171,6 +169,7 @@ class LSTM(nn.Module):
     width: int
 
     def setup(self) -> None:
+        """Names the layers."""
         self.project = _linear(self.inputs, 4 * self.width, fan=self.width)
         self.kernel = self.param("kernel", _uniform(self.width), (self.width, 4 * self.width))
 
@@ -234,9 +233,7 @@ class _ExplorationPolicy(nn.Module):
 
     def setup(self) -> None:
         self.state = Embedder(self.obs_sizes)
-        self.previous = nn.Embed(
-            self.num_actions + 1, _PREVIOUS_ACTION, embedding_init=nn.initializers.normal(1.0)
-        )
+        self.previous = nn.Embed(self.num_actions + 1, _PREVIOUS_ACTION, embedding_init=nn.initializers.normal(1.0))
         self.torso = _linear(CODE + _PREVIOUS_ACTION, CODE)
         self.memory = LSTM(CODE, _MEMORY)
         self.heads = _Dueling(self.num_actions)
@@ -314,7 +311,7 @@ def _uniform(fan: int) -> Any:
 
 
 def _beside(x: Array, constant: Array) -> Array:
-    """Appends what does not change in a sequence, ``[..., Z]``, to each of its steps ``[..., T, X]``, or to one step."""
+    """Appends what does not change in a sequence, ``[..., Z]``, to its steps ``[..., T, X]``, or to one step."""
     if x.ndim > constant.ndim:
         constant = jnp.broadcast_to(constant[..., None, :], (*x.shape[:-1], constant.shape[-1]))
     return jnp.concatenate([x, constant], axis=-1)

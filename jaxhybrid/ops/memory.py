@@ -14,8 +14,6 @@ from jaxhybrid.types import Array
 
 __all__ = ["advance", "lstm"]
 
-_Saved = tuple[Array, Array, Array, Array, Array]
-
 
 def advance(output: Array, cell: Array, projected: Array, kernel: Array) -> tuple[Array, Array]:
     """One step: ``i, f, o = sigmoid(.)``, ``c' = f c + i tanh(.)``, ``h' = o tanh(c')`` of ``x + h U``.
@@ -51,7 +49,7 @@ def lstm(projected: Array, kernel: Array) -> Array:
     return _forward(projected, kernel)[0]
 
 
-def _forward(projected: Array, kernel: Array) -> tuple[Array, _Saved]:
+def _forward(projected: Array, kernel: Array) -> tuple[Array, tuple[Array, ...]]:
     width = kernel.shape[0]
     chex.assert_shape(kernel, (width, 4 * width))
     chex.assert_axis_dimension(projected, -1, 4 * width)
@@ -70,7 +68,7 @@ def _forward(projected: Array, kernel: Array) -> tuple[Array, _Saved]:
     return jnp.moveaxis(saved[0], 0, -2), (*saved, kernel)
 
 
-def _backward(saved: _Saved, received: Array) -> tuple[Array, Array]:
+def _backward(saved: tuple[Array, ...], received: Array) -> tuple[Array, Array]:
     outputs, cells, gates, candidate, kernel = saved
     write, keep, show = jnp.split(gates, 3, axis=-1)
     squashed = jnp.tanh(cells)

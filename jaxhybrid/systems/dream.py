@@ -16,18 +16,19 @@ import jax.numpy as jnp
 
 from jaxhybrid import trials as records
 from jaxhybrid.envs import city
-from jaxhybrid.systems import dream_trials, dream_updates
+from jaxhybrid.systems import dream_joined, dream_trials, dream_updates
 from jaxhybrid.systems.dream_config import Config, checked, presets
 from jaxhybrid.systems.dream_trials import Task
 from jaxhybrid.systems.dream_updates import METRICS, Agent, Parts
-from jaxhybrid.trials import Store, Trial
+from jaxhybrid.trials import Episode, Store, Trial
 from jaxhybrid.types import Array, Env, Key, Metrics, System
 
 __all__ = ["Config", "State", "make", "presets", "test_trials"]
 
 # The test is the same for every seed and at every time; with no random actions its key decides nothing.
 _TEST_KEY = 0x7E57
-_NAMES = ("exploration", "execution")
+Sum = tuple[Array, Array]
+"""A sum and the number of what was added up, ``[]`` each."""
 _PHASES: tuple[city.Phase, ...] = ("test", "train")
 
 
@@ -92,30 +93,27 @@ def make(config: Config, env: Env) -> System:
     return System(init, step, act)
 
 
-def _round(
-    parts: Parts, draw_fn: Callable[[Array, Key], Task], state: State, key: Key
-) -> tuple[State, dict[str, tuple[Array, Array]]]:
+def _round(parts: Parts, draw_fn: Callable[[Array, Key], Task], state: State, key: Key) -> tuple[State, dict[str, Sum]]:
     """Plays trials side by side, stores them, and takes the updates that their steps pay for."""
     config = parts.config
-    draw_key, play_key, explore_key, execute_key = jax.random.split(key, 4)
+    draw_key, play_key, *learn_keys = jax.random.split(key, 4)
     numbers = state.trials + jnp.arange(config.parallel_trials)
     tasks = jax.vmap(draw_fn)(numbers, jax.random.split(draw_key, config.parallel_trials))
     played = jax.vmap(partial(_play, parts, state.agents))(tasks, jax.random.split(play_key, config.parallel_trials))
     store = records.add(state.store, played)
-    agents, logged = dict(state.agents), {}
-    for name, learn, update_key in (
-        ("exploration", _explorer_learns, explore_key),
-        ("execution", _executor_learns, execute_key),
-    ):
-        agents[name], sums = learn(parts, agents, store, played, update_key)
-        logged |= {f"{name}/{metric}": value for metric, value in sums.items()}
-    logged |= _played_metrics(played)
+    agents, logged = dict(state.agents), _played_metrics(played)
+    learning = {"exploration": _explorer_learns, "execution": _executor_learns}
+    for (name, learn), learn_key in zip(learning.items(), learn_keys, strict=True):
+        if name in agents:
+            agents[name], sums = learn(parts, agents, store, (tasks, played), learn_key)
+            logged |= {f"{name}/{metric}": value for metric, value in sums.items()}
     return State(agents, store, state.trials + config.parallel_trials, state.key), logged
 
 
 def _explorer_learns(
-    parts: Parts, agents: dict[str, Agent], store: Store, played: Trial, key: Key
-) -> tuple[Agent, dict[str, tuple[Array, Array]]]:
+    parts: Parts, agents: dict[str, Agent], store: Store, played: tuple[Task, Trial], key: Key
+) -> tuple[Agent, dict[str, Sum]]:
+    """Updates of the exploration agent, from whole episodes."""
     config = parts.config
 
     def update(agent: Agent, own_step: Array, key: Key) -> tuple[Agent, dict[str, Array]]:
@@ -123,38 +121,42 @@ def _explorer_learns(
         return dream_updates.exploration_update(parts, agents | {"exploration": agent}, trials, own_step)
 
     learning = (store.count >= config.exploration_starts) & (config.method == "dream")
-    lengths = jnp.sum(played.exploration.mask, axis=1)
+    lengths = jnp.sum(played[1].exploration.mask, axis=1)
     return _updates(config, "exploration", agents["exploration"], update, lengths, learning, key)
 
 
 def _executor_learns(
-    parts: Parts, agents: dict[str, Agent], store: Store, played: Trial, key: Key
-) -> tuple[Agent, dict[str, tuple[Array, Array]]]:
-    config, agent = parts.config, agents["execution"]
-    lengths = jnp.sum(played.execution.mask, axis=1)
-    ends = agent.steps + jnp.cumsum(lengths).astype(jnp.int32)
-    by_id = (store.count - played.task_id.shape[0] + jnp.arange(played.task_id.shape[0])) % 2 == 1
-    step_ends = records.step_ends(store)
+    parts: Parts, agents: dict[str, Agent], store: Store, played: tuple[Task, Trial], key: Key
+) -> tuple[Agent, dict[str, Sum]]:
+    """Updates of the execution agent: from single steps, or from episodes where it has a memory."""
+    config, agent, (tasks, trials) = parts.config, agents["execution"], played
+    lengths = jnp.sum(trials.execution.mask, axis=1)
+    if config.method == "rl2":
+        lengths += jnp.sum(trials.exploration.mask, axis=1)
+    step_ends, ends = records.step_ends(store), agent.steps + jnp.cumsum(lengths).astype(jnp.int32)
 
     def update(agent: Agent, own_step: Array, key: Key) -> tuple[Agent, dict[str, Array]]:
         sample_key, noise_key = jax.random.split(key)
-        if config.recurrent:
-            trials = records.sample_trials(store, sample_key, config.batch_size, window=config.exploration_window)
-            part = trials.execution
-        else:
-            trials, places = records.sample_steps(
-                store, step_ends, sample_key, config.batch_size, window=config.execution_window
-            )
-            part = jax.vmap(records.one_step)(trials.execution, places)
+        batch = _sampled(config, store, step_ends, sample_key)
         # The trial whose steps pay for an update decides its context, as in a run of one trial at a time.
-        context = by_id[jnp.searchsorted(ends, own_step)]
-        batch = (trials, part)
-        return dream_updates.execution_update(
-            parts, agents | {"execution": agent}, batch, context, own_step, noise_key
-        )
+        by_id = tasks.by_id[jnp.searchsorted(ends, own_step)]
+        return dream_updates.execution_update(parts, agents | {"execution": agent}, batch, by_id, own_step, noise_key)
 
     stored = store.count if config.recurrent else agent.steps + jnp.sum(lengths)
     return _updates(config, "execution", agent, update, lengths, stored >= config.execution_starts, key)
+
+
+def _sampled(config: Config, store: Store, step_ends: Array, key: Key) -> tuple[Trial, Episode]:
+    """Trials ``[B, ...]``, and what the execution agent learns from in each."""
+    if not config.recurrent:
+        options = {"count": config.batch_size, "window": config.execution_window}
+        trials, places = records.sample_steps(store, step_ends, key, **options)
+        return trials, jax.vmap(records.one_step)(trials.execution, places)
+    trials = records.sample_trials(store, key, config.batch_size, window=config.exploration_window)
+    if config.method == "rl2":
+        # The instruction is among what it sees, once it is given.
+        return trials._replace(goal=jnp.zeros_like(trials.goal)), jax.vmap(dream_joined.joined)(trials)
+    return trials, trials.execution
 
 
 def _updates(
@@ -165,7 +167,7 @@ def _updates(
     lengths: Array,
     learning: Array,
     key: Key,
-) -> tuple[Agent, dict[str, tuple[Array, Array]]]:
+) -> tuple[Agent, dict[str, Sum]]:
     """Takes one update for every ``update_every`` steps of an agent; returns sums of what they logged and their number.
 
     A loop of as many turns as are due, so that no arithmetic is spent on updates that are not.
@@ -193,7 +195,8 @@ def _drawer(parts: Parts) -> Callable[[Array, Key], Task]:
         def draw(number: Array, key: Key) -> Task:
             task_key, hidden_key = jax.random.split(key)
             task_id, goal = city.sample_task(town, task_key, split="train")
-            return Task(task_id, goal, jax.random.choice(hidden_key, jnp.asarray(town.goals, jnp.int32)), number % 2 == 1)
+            hidden = jax.random.choice(hidden_key, jnp.asarray(town.goals, jnp.int32))
+            return Task(task_id, goal, hidden, number % 2 == 1)
 
         return draw
     numbers = range(config.trials)
@@ -201,14 +204,16 @@ def _drawer(parts: Parts) -> Callable[[Array, Key], Task]:
     hidden = jnp.asarray(city.hidden_goals(town, numbers))
     # A run that is continued past its trials meets them again.
     return lambda number, _: Task(
-        *(table[number % config.trials] for table in (ids, goals, hidden)), number % 2 == 1
+        ids[number % config.trials], goals[number % config.trials], hidden[number % config.trials], number % 2 == 1
     )
 
 
 def _play(parts: Parts, agents: dict[str, Agent], task: Task, key: Key) -> Trial:
     """One training trial, with the random actions that the agents have come to."""
     params = {name: agent.params for name, agent in agents.items()}
-    epsilon = tuple(_epsilon(parts.config, agents[name]) for name in _NAMES)
+    executor = agents["execution"]
+    explorer = agents.get("exploration", executor)
+    epsilon = (_epsilon(parts.config, explorer), _epsilon(parts.config, executor))
     return dream_trials.play(parts, params, task, key, epsilon=epsilon)
 
 
@@ -232,20 +237,19 @@ def test_trials(parts: Parts, agents: dict[str, Agent]) -> dict[city.Phase, Tria
     count = parts.config.test_trials
     hidden = jnp.asarray(city.hidden_goals(parts.town, range(count)))
     drawn = {phase: city.released_tasks(parts.town, range(count), phase) for phase in _PHASES}
-    both = [
-        Task(jnp.asarray(ids), jnp.asarray(goals), hidden, jnp.zeros(count, bool)) for ids, goals in drawn.values()
-    ]
+    both = [Task(jnp.asarray(ids), jnp.asarray(goals), hidden, jnp.zeros(count, bool)) for ids, goals in drawn.values()]
     # One program for both.
     tasks = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *both)
     keys = jax.random.split(jax.random.key(_TEST_KEY), 2 * count)
     play = partial(dream_trials.play, parts, params, epsilon=(0.0, 0.0))
     trials = jax.vmap(play)(tasks, keys)
-    return {phase: jax.tree.map(lambda x, i=i: x[i * count : (i + 1) * count], trials) for i, phase in enumerate(_PHASES)}
+    halves = jax.tree.map(lambda x: x.reshape(2, count, *x.shape[1:]), trials)
+    return {phase: jax.tree.map(lambda x, i=i: x[i], halves) for i, phase in enumerate(_PHASES)}
 
 
 def _tests(parts: Parts, agents: dict[str, Agent]) -> dict[str, Array]:
     """Mean returns, and steps of exploration."""
-    metrics = {}
+    metrics: dict[str, Array] = {}
     for phase, trials in test_trials(parts, agents).items():
         metrics |= {
             f"{phase}/return": jnp.mean(jnp.sum(trials.execution.reward, axis=1)),
@@ -254,7 +258,7 @@ def _tests(parts: Parts, agents: dict[str, Agent]) -> dict[str, Array]:
     return metrics
 
 
-def _played_metrics(played: Trial) -> dict[str, tuple[Array, Array]]:
+def _played_metrics(played: Trial) -> dict[str, Sum]:
     """Sums over the training trials of a round, and their number."""
     count = jnp.asarray(played.task_id.shape[0], jnp.float32)
     return {
@@ -270,8 +274,8 @@ def _counts(config: Config, state: State) -> dict[str, Array]:
     found = {f"{name}/epsilon": _epsilon(config, agent) for name, agent in agents.items()}
     found |= {f"{name}/updates": agent.updates for name, agent in agents.items()}
     return found | {
-        "env/steps": sum(agent.steps for agent in agents.values()),
+        "env/steps": jnp.sum(jnp.stack([agent.steps for agent in agents.values()])),
         "env/trials": state.trials,
-        "guard/nonfinite": sum(guard.refused for guard in refused),
+        "guard/nonfinite": jnp.sum(jnp.stack([guard.refused for guard in refused])),
         "guard/nonfinite_streak": jnp.max(jnp.stack([guard.streak for guard in refused])),
     }

@@ -16,7 +16,7 @@ __all__ = ["Config", "checked", "presets"]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Numbers of DREAM. Defaults are those of the released code, read correctly, at the 20,000 trials of its extension."""
+    """Numbers of DREAM. Defaults are those of the released code, read correctly, over 20,000 trials."""
 
     env: str = ""
     """Environment the numbers are meant for; empty: any city."""
@@ -112,7 +112,10 @@ def checked(config: Config, env: str) -> Config:
     if any(isinstance(value, jax.core.Tracer) for value in vars(config).values()):
         return config  # a sweep, whose every value was checked before it was traced
     if not env.startswith("city/") or env.removeprefix("city/") not in city.TASKS:
-        raise InputError(f"env={env!r} has no trials: choose one of {', '.join(f'city/{task}' for task in city.TASKS)}.")
+        cities = ", ".join(f"city/{task}" for task in city.TASKS)
+        raise InputError(f"env={env!r} has no trials: choose one of {cities}.")
+    if config.method == "rl2" and not config.recurrent:
+        raise InputError("method='rl2' is a memory over both episodes: it needs recurrent=True.")
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise unknown(name, getattr(config, name), choices)
@@ -177,5 +180,5 @@ presets = {
         test_trials=4,
     ),
 }
-"""Every preset by name. ``fast`` plays more trials side by side at the same ratio of updates; ``released`` has one trial
-at a time and the original's quirks; ``published`` is its second version over about a million steps."""
+"""Every preset by name. ``fast`` plays more trials side by side at the same ratio of updates; ``released`` has one
+trial at a time and the original's quirks; ``published`` is its second version, over about a million steps."""

@@ -35,6 +35,43 @@ class Task(NamedTuple):
     by_id: Array
 
 
+def play(parts: Any, params: dict[str, PyTree], task: Task, key: Key, *, epsilon: tuple[Any, Any]) -> Trial:
+    """Plays one trial.
+
+    Args:
+      parts: of the system.
+      params: of the agents, by name.
+      task: what was drawn.
+      key: one draw.
+      epsilon: share of random actions of exploration and execution.
+    """
+    explore_key, noise_key, execute_key = jax.random.split(key, 3)
+    explore_fn, execute_fn = parts.policies_fn(params)
+    exploration, hidden = play_episode(
+        parts.town,
+        task.task_id,
+        task.hidden_goal,
+        explore_key,
+        step_fn=explore_fn,
+        hidden=parts.start,
+        exploring=True,
+        epsilon=epsilon[0],
+    )
+    told = parts.told_fn(params["execution"], task.task_id, noise_key)
+    code = jnp.where(task.by_id, told, code_of(parts, params, exploration))
+    execution, _ = play_episode(
+        parts.town,
+        task.task_id,
+        task.goal,
+        execute_key,
+        step_fn=lambda hidden, obs, previous: execute_fn(hidden, obs, previous, task.goal, code),
+        hidden=parts.next_fn(hidden),
+        exploring=False,
+        epsilon=epsilon[1],
+    )
+    return Trial(task.task_id, task.goal, exploration, execution)
+
+
 def play_episode(
     town: City,
     task_id: Array,
@@ -65,21 +102,21 @@ def play_episode(
 
     def advance(carry: tuple, key: Key) -> tuple[tuple, tuple]:
         state, obs, hidden, previous, alive = carry
-        explore_key, action_key = jax.random.split(key)
         seen, heads = step_fn(hidden, obs, previous)
-        other = jax.random.randint(action_key, (), 0, town.num_actions)
-        random = jax.random.bernoulli(explore_key, epsilon)
-        action = jnp.where(random, other, jnp.argmax(dueling(heads))).astype(jnp.int32)
+        action = _chosen(heads, key, epsilon, town.num_actions)
         after, found = city.step(town, state, action)
-        reward = jnp.where(alive, found.reward, 0.0)
-        discount = jnp.where(alive & ~found.terminated, 1.0, 0.0)
-        action = jnp.where(alive, action, 0)
+        ended = found.terminated | found.truncated
         # Past its end an episode stands still.
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(alive, new, old), (after, found.obs, seen, action + 1), (state, obs, hidden, previous)
+        changed, same = (after, found.obs, seen, action + 1), (state, obs, hidden, previous)
+        kept = jax.tree.map(lambda new, old: jnp.where(alive, new, old), changed, same)
+        step = (
+            obs,
+            jnp.where(alive, action, 0),
+            jnp.where(alive, found.reward, 0.0),
+            jnp.where(alive & ~found.terminated, 1.0, 0.0),
+            jnp.where(alive, 1.0, 0.0),
         )
-        step = (obs, action, reward, discount, alive.astype(reward.dtype))
-        return (*kept, alive & ~(found.terminated | found.truncated)), step
+        return (*kept, alive & ~ended), step
 
     start = (state, obs, hidden, jnp.zeros((), jnp.int32), jnp.ones((), bool))
     (_, last, hidden, _, _), steps = jax.lax.scan(advance, start, jax.random.split(key, town.horizon))
@@ -87,91 +124,53 @@ def play_episode(
     return Episode(jnp.concatenate([before, last[None]]), action, reward, discount, mask), hidden
 
 
-def code_of(parts: Any, params: PyTree, exploration: Episode) -> Array:
-    """What a whole exploration episode says about its task, ``[Z]``."""
-    codes = parts.decode_fn(params, exploration)
-    return codes[jnp.sum(exploration.mask).astype(jnp.int32)]
-
-
-def play(
-    parts: Any,
-    params: dict[str, PyTree],
-    task: Task,
-    key: Key,
-    *,
-    epsilon: tuple[Array, Array] | tuple[float, float],
-) -> Trial:
-    """Plays one trial.
-
-    Args:
-      parts: of the system.
-      params: of both agents, by agent.
-      task: what was drawn.
-      key: one draw.
-      epsilon: share of random actions of exploration and execution.
-    """
-    explore_key, noise_key, execute_key = jax.random.split(key, 3)
-    nets, town, known = parts.nets, parts.town, params["execution"]
-
-    def explore_fn(hidden: PyTree, obs: Array, previous: Array) -> tuple[PyTree, Heads]:
-        return nets.exploration.step(params["exploration"]["policy"], hidden, obs, previous)
-
-    exploration, _ = play_episode(
-        town,
-        task.task_id,
-        task.hidden_goal,
-        explore_key,
-        step_fn=explore_fn,
-        hidden=nets.exploration.start,
-        exploring=True,
-        epsilon=epsilon[0],
-    )
-    told = parts.told_fn(known, task.task_id, noise_key)
-    code = jnp.where(task.by_id, told, code_of(parts, known, exploration))
-
-    def execute_fn(hidden: PyTree, obs: Array, previous: Array) -> tuple[PyTree, Heads]:
-        del previous  # the instruction and the place are enough
-        return nets.execution.step(known["policy"], hidden, obs, task.goal, code)
-
-    execution, _ = play_episode(
-        town,
-        task.task_id,
-        task.goal,
-        execute_key,
-        step_fn=execute_fn,
-        hidden=nets.execution.start,
-        exploring=False,
-        epsilon=epsilon[1],
-    )
-    return Trial(task.task_id, task.goal, exploration, execution)
-
-
 def act(parts: Any, params: dict[str, PyTree], obs: Array, key: Key, *, epsilon: float) -> Array:
-    """The action of the agent whose turn it is, from the record of a trial; ``[]``.
+    """The action of the agent whose turn it is, which remembers by going through the record of the trial; ``[]``.
 
     Args:
       parts: of the system.
-      params: of both agents, by agent.
+      params: of the agents, by name.
       obs: of `envs.city_trials`.
       key: one draw.
       epsilon: share of random actions.
     """
-    nets, town, known = parts.nets, parts.town, params["execution"]
-    record = city_trials.read(town, obs)
-    taken = (jnp.arange(town.horizon)[None] < record.steps[:, None]).astype(jnp.float32)
-    nothing = jnp.zeros(town.horizon)
-    explored, executed = (
-        Episode(record.obs[i], record.action[i], nothing, nothing, taken[i]) for i in range(2)
+    record = city_trials.read(parts.town, obs)
+    explore_fn, execute_fn = parts.policies_fn(params)
+
+    def gone_through(step_fn: StepFn, hidden: PyTree, part: int) -> tuple[PyTree, Heads]:
+        def advance(hidden: PyTree, step: tuple[Array, Array, Array]) -> tuple[PyTree, Heads]:
+            obs, previous, t = step
+            seen, heads = step_fn(hidden, obs, previous)
+            return jax.tree.map(lambda new, old: jnp.where(t < record.steps[part], new, old), seen, hidden), heads
+
+        previous = jnp.concatenate([jnp.zeros(1, jnp.int32), record.action[part] + 1])
+        hidden, heads = jax.lax.scan(advance, hidden, (record.obs[part], previous, jnp.arange(previous.shape[0])))
+        return hidden, jax.tree.map(lambda x: x[record.steps[part]], heads)
+
+    hidden, exploration = gone_through(explore_fn, parts.start, 0)
+    mask = (jnp.arange(parts.town.horizon) < record.steps[0]).astype(jnp.float32)
+    explored = Episode(record.obs[0], record.action[0], jnp.zeros_like(mask), jnp.zeros_like(mask), mask)
+    code = code_of(parts, params, explored)
+    _, execution = gone_through(
+        lambda hidden, obs, previous: execute_fn(hidden, obs, previous, record.goal, code), parts.next_fn(hidden), 1
     )
-    exploration = nets.exploration.apply(params["exploration"]["policy"], explored.obs, previous_actions(explored))
-    code = code_of(parts, known, explored)
-    execution = nets.execution.apply(known["policy"], executed.obs, record.goal, code)
-    q = jnp.where(record.executing, dueling(execution)[record.steps[1]], dueling(exploration)[record.steps[0]])
-    explore_key, action_key = jax.random.split(key)
-    other = jax.random.randint(action_key, (), 0, town.num_actions)
-    return jnp.where(jax.random.bernoulli(explore_key, epsilon), other, jnp.argmax(q))
+    turn = jax.tree.map(lambda x, y: jnp.where(record.executing > 0, x, y), execution, exploration)
+    return _chosen(turn, key, epsilon, parts.town.num_actions)
+
+
+def code_of(parts: Any, params: dict[str, PyTree], exploration: Episode) -> Array:
+    """What a whole exploration episode says about its task, ``[Z]``."""
+    codes = parts.decode_fn(params["execution"], exploration)
+    return codes[jnp.sum(exploration.mask).astype(jnp.int32)]
 
 
 def previous_actions(episode: Episode) -> Array:
     """The action before every observation, plus one, ``[..., T+1]``; 0 at the start."""
     return jnp.concatenate([jnp.zeros_like(episode.action[..., :1]), episode.action + 1], axis=-1)
+
+
+def _chosen(heads: Heads, key: Key, epsilon: Array | float, num_actions: int) -> Array:
+    explore_key, action_key = jax.random.split(key)
+    other = jax.random.randint(action_key, (), 0, num_actions)
+    best = jnp.argmax(dueling(heads))
+    return jnp.where(jax.random.bernoulli(explore_key, epsilon), other, best).astype(jnp.int32)

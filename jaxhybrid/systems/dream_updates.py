@@ -1,4 +1,4 @@
-"""What DREAM's two agents are made of and how each of them learns: one gradient update on a batch of recorded trials."""
+"""What the agents of DREAM are made of, and how each learns: one gradient update on a batch of recorded trials."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from jaxhybrid.guard import Guard, apply_if_finite
 from jaxhybrid.losses.batching import batched
 from jaxhybrid.losses.context import bottleneck_loss, decoder_loss, exploration_rewards
 from jaxhybrid.losses.critic import double_q_targets, sequence_squared_error
+from jaxhybrid.systems import dream_joined
 from jaxhybrid.systems.dream_config import Config
 from jaxhybrid.systems.dream_trials import previous_actions
 from jaxhybrid.trials import Episode, Trial
 from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = ["Agent", "Parts", "execution_update", "exploration_update", "init_agents", "make_parts", "METRICS"]
+__all__ = ["METRICS", "Agent", "Parts", "execution_update", "exploration_update", "init_agents", "make_parts"]
 
-METRICS = {
-    "exploration": ("td", "q", "reward", "grad_norm"),
-    "execution": ("td", "q", "decoder", "first_error", "last_error", "code_square", "grad_norm"),
-}
+_KNOWN = ("decoder", "first_error", "last_error", "code_square")
+METRICS = {"exploration": ("td", "q", "reward", "grad_norm"), "execution": ("td", "q", "grad_norm", *_KNOWN)}
 """What an update of either agent logs."""
 
 
@@ -60,7 +59,11 @@ class Parts(NamedTuple):
       nets: the networks.
       optimiser: of either agent.
       told_fn: ``told_fn(params, task_id, key) -> [CODE]``, the noisy code of a task.
-      decode_fn: ``decode_fn(params, episode) -> [..., T+1, CODE]``, what every prefix of explorations says.
+      decode_fn: ``decode_fn(params, episodes) -> [..., T+1, CODE]``, what every prefix of explorations says.
+      policies_fn: ``policies_fn(params of all agents)`` -> ``explore_fn(hidden, obs, previous)`` and
+        ``execute_fn(hidden, obs, previous, goal, code)``, each of which returns ``(hidden, Heads)``.
+      start: hidden state before exploration.
+      next_fn: ``next_fn(hidden after exploration)``, the hidden state before execution.
     """
 
     config: Config
@@ -69,24 +72,68 @@ class Parts(NamedTuple):
     optimiser: optax.GradientTransformation
     told_fn: Callable[[PyTree, Array, Key], Array]
     decode_fn: Callable[[PyTree, Episode], Array]
+    policies_fn: Callable[[dict[str, PyTree]], tuple[Any, Any]]
+    start: PyTree
+    next_fn: Callable[[PyTree], PyTree]
 
 
 def make_parts(config: Config, town: City) -> Parts:
-    """Builds networks and optimisers for a city."""
-    sizes: dict[str, Any] = {"num_actions": town.num_actions, "num_ids": town.num_ids, "recurrent": config.recurrent}
-    nets = make_networks(town.obs_sizes, (city.SIZE, city.SIZE), **sizes)
+    """Builds networks, policies and optimisers for a city."""
+    alone = config.method == "rl2"
+    nets = make_networks(
+        dream_joined.obs_sizes(town) if alone else town.obs_sizes,
+        (city.SIZE, city.SIZE),
+        num_actions=town.num_actions,
+        num_ids=town.num_ids,
+        recurrent=config.recurrent,
+    )
 
     def told_fn(params: PyTree, task_id: Array, key: Key) -> Array:
         return nets.problem.apply(params["problem"], task_id) + config.noise * jax.random.normal(key, (CODE,))
 
-    def decode_fn(params: PyTree, episode: Episode) -> Array:
-        return nets.decoder.apply(params["decoder"], episode.obs, episode.action)
+    def decode_fn(params: PyTree, episodes: Episode) -> Array:
+        return nets.decoder.apply(params["decoder"], episodes.obs, episodes.action)
 
     if config.method != "dream":
         # Nothing is known of the task, neither from its number nor from a trajectory.
         told_fn, decode_fn = _untold, _unread
-    optimiser = optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(config.learning_rate))
-    return Parts(config, town, nets, optimiser, told_fn, decode_fn)
+    start, execution_start = nets.execution.start if alone else nets.exploration.start, nets.execution.start
+    return Parts(
+        config=config,
+        town=town,
+        nets=nets,
+        optimiser=optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(config.learning_rate)),
+        told_fn=told_fn,
+        decode_fn=decode_fn,
+        policies_fn=partial(_one_policy if alone else _two_policies, nets),
+        start=start,
+        next_fn=(lambda hidden: hidden) if alone else (lambda _: execution_start),
+    )
+
+
+def _two_policies(nets: ContextNetworks, params: dict[str, PyTree]) -> tuple[Any, Any]:
+    def explore_fn(hidden: PyTree, obs: Array, previous: Array) -> tuple[PyTree, Heads]:
+        return nets.exploration.step(params["exploration"]["policy"], hidden, obs, previous)
+
+    def execute_fn(hidden: PyTree, obs: Array, previous: Array, goal: Array, code: Array) -> tuple[PyTree, Heads]:
+        del previous  # the instruction and the place are enough
+        return nets.execution.step(params["execution"]["policy"], hidden, obs, goal, code)
+
+    return explore_fn, execute_fn
+
+
+def _one_policy(nets: ContextNetworks, params: dict[str, PyTree]) -> tuple[Any, Any]:
+    policy, nowhere = params["execution"]["policy"], jnp.zeros(2, jnp.int32)
+
+    def explore_fn(hidden: PyTree, obs: Array, previous: Array) -> tuple[PyTree, Heads]:
+        seen = dream_joined.seen(obs, previous, nowhere, exploring=True)
+        return nets.execution.step(policy, hidden, seen, nowhere, jnp.zeros(CODE))
+
+    def execute_fn(hidden: PyTree, obs: Array, previous: Array, goal: Array, code: Array) -> tuple[PyTree, Heads]:
+        seen = dream_joined.seen(obs, previous, goal, exploring=False)
+        return nets.execution.step(policy, hidden, seen, nowhere, code)
+
+    return explore_fn, execute_fn
 
 
 def _untold(params: PyTree, task_id: Array, key: Key) -> Array:
@@ -94,9 +141,9 @@ def _untold(params: PyTree, task_id: Array, key: Key) -> Array:
     return jnp.zeros(CODE)
 
 
-def _unread(params: PyTree, episode: Episode) -> Array:
+def _unread(params: PyTree, episodes: Episode) -> Array:
     del params
-    return jnp.zeros((*episode.obs.shape[:-1], CODE))
+    return jnp.zeros((*episodes.obs.shape[:-1], CODE))
 
 
 def init_agents(parts: Parts, key: Key) -> dict[str, Agent]:
@@ -105,11 +152,15 @@ def init_agents(parts: Parts, key: Key) -> dict[str, Agent]:
 
     def drawn(key: Key) -> dict[str, dict[str, PyTree]]:
         explore_key, execute_key, problem_key, decoder_key = jax.random.split(key, 4)
-        known = {"problem": nets.problem.init(problem_key), "decoder": nets.decoder.init(decoder_key)}
-        return {
-            "exploration": {"policy": nets.exploration.init(explore_key)},
-            "execution": {"policy": nets.execution.init(execute_key), **known},
-        }
+        params = {"execution": {"policy": nets.execution.init(execute_key)}}
+        if parts.config.method != "rl2":
+            params["exploration"] = {"policy": nets.exploration.init(explore_key)}
+        if parts.config.method == "dream":
+            params["execution"] |= {
+                "problem": nets.problem.init(problem_key),
+                "decoder": nets.decoder.init(decoder_key),
+            }
+        return params
 
     params = drawn(key)
     slow = drawn(slow_key) if parts.config.init_target == "random" else jax.tree.map(jnp.copy, params)
@@ -190,16 +241,16 @@ def execution_update(
         lambda: parts.decode_fn(slow_params, trials.exploration),
     )
     slow = heads(slow_params, slow_codes, told_fn(slow_params, trials.task_id, slow_key), slow_by_id)
-    fixed_codes = parts.nets.problem.apply(agent.params["problem"], trials.task_id)
 
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
         codes = parts.decode_fn(params, trials.exploration)
         fast = heads(params, codes, told_fn(params, trials.task_id, fast_key), by_id)
         td, metrics = _td_loss(config, fast, slow, episodes, episodes.reward, num_steps)
         if config.method != "dream":
-            return td, metrics | dict.fromkeys(("decoder", "first_error", "last_error", "code_square"), jnp.zeros(()))
+            return td, metrics | dict.fromkeys(_KNOWN, jnp.zeros(()))
         # Decoded here, once for both losses; the code of the task is a constant of the decoder's.
-        examples = (codes, trials.exploration.mask, fixed_codes)
+        target = parts.nets.problem.apply(agent.params["problem"], trials.task_id)
+        examples = (codes, trials.exploration.mask, target)
         decode = partial(decoder_loss, decode_fn=_given, num_prefixes=num_prefixes)
         decoder, errors = batched(decode)(None, examples, key)
         squeeze = partial(bottleneck_loss, encode_fn=parts.nets.problem.apply, bound=config.bound)
@@ -228,9 +279,7 @@ def _td_loss(
 
     # The same parameters choose the action, as a constant.
     next_q = jax.lax.stop_gradient(after(fast))
-    targets = jax.vmap(partial(double_q_targets, gamma=config.gamma))(
-        reward, episodes.discount, next_q, after(slow)
-    )
+    targets = jax.vmap(partial(double_q_targets, gamma=config.gamma))(reward, episodes.discount, next_q, after(slow))
     examples = (before(fast), episodes.action, targets, episodes.mask)
     td = partial(sequence_squared_error, q_fn=_given, num_steps=num_steps)
     loss, aux = batched(td)(None, examples, jax.random.key(0))
