@@ -16,7 +16,8 @@ LAYERS = (
     ("ops",),
     ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "trials", "envs"),
     ("losses", "policies", "rollout_values", "segments"),
-    ("estimators", "model_fit", "transition_models", "abstract_networks", "context_networks"),
+    ("estimators", "model_fit", "transition_models", "abstract_networks", "integer_dynamics", "gradient_readers")
+    + ("context_networks",),
     ("dynamics", "cell_encoder"),
     ("planning", "trust_region"),
     ("systems",),

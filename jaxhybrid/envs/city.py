@@ -43,6 +43,7 @@ __all__ = [
     "observe",
     "released_tasks",
     "reset",
+    "rides",
     "sample_task",
     "step",
 ]
@@ -224,6 +225,11 @@ def move(position: Array, action: Array, task_id: Array) -> Array:
     return _next_position(position, action, task_id, distracting=True)
 
 
+def rides(city: City) -> np.ndarray:
+    """Where "ride" leads from every cell in every task, ``[ids, 9, 9, 2]``; where no bus stands, nowhere else."""
+    return _rides(_distracting(city.task))
+
+
 def observe(city: City, state: CityState) -> Array:
     """Returns what the agent sees, ``(x, y, status)``, and what it reads on the map if there is one, integer."""
     x, y = state.position
@@ -342,7 +348,6 @@ def _has_map(task: str) -> bool:
 
 @functools.cache
 def _rides(distracting: bool) -> np.ndarray:
-    """Where "ride" leads from every cell in every task, ``[ids, 9, 9, 2]``; to the cell itself where no bus stands."""
     helpful = _lines(HELPFUL_STOPS, HELPFUL_ENDS)
     if not distracting:
         return helpful
