@@ -11,7 +11,7 @@ import jax
 from jaxhybrid.envs import city
 from jaxhybrid.errors import InputError, unknown
 
-__all__ = ["Config", "checked", "presets"]
+__all__ = ["VARIANTS", "Config", "checked", "presets"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +137,9 @@ def checked(config: Config, env: str) -> Config:
         raise InputError(f"parallel_trials={config.parallel_trials} must not exceed capacity={config.capacity}.")
     return config
 
+
+VARIANTS: dict[str, dict[str, object]] = {"dream": {}}
+"""The extensions of the paper as changes of any preset; "dream" is the baseline."""
 
 _DREAM = Config()
 presets = {
