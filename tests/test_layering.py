@@ -14,9 +14,10 @@ ROOT = pathlib.Path(jaxhybrid.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("ops",),
-    ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "envs"),
+    ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "trials", "envs"),
     ("losses", "policies", "rollout_values", "segments"),
-    ("estimators", "model_fit", "transition_models", "abstract_networks", "integer_dynamics", "gradient_readers"),
+    ("estimators", "model_fit", "transition_models", "abstract_networks", "integer_dynamics", "gradient_readers")
+    + ("context_networks",),
     ("dynamics", "cell_encoder", "latent_networks"),
     ("planning", "trust_region"),
     ("systems",),
