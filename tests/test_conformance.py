@@ -22,6 +22,8 @@ from jaxhybrid.losses.abstract import (
     transition_loss,
     volume_loss,
 )
+from jaxhybrid.losses.adaptation import Adaptable, Outcomes, adaptation_loss, outcome_loss
+from jaxhybrid.losses.context_model import ContextStep, context_model_loss
 from jaxhybrid.losses.control_variate import mscv_loss, qprop_loss, svg_loss
 from jaxhybrid.losses.critic import entropy_temperature_loss, squared_error
 from jaxhybrid.losses.gradient_matching import critic_slope_loss, gradient_matching_loss
@@ -104,7 +106,34 @@ def change_log_prob(params, obs, action, next_obs):
     return -jnp.sum((next_obs - obs - params * action[0]) ** 2)
 
 
+OUTCOMES = Outcomes(jnp.array([[0, 1], [2, 0]]), jnp.array([1, 0]), jnp.array([[2, 0], [2, 1]]), jnp.array([1.0, 0.5]))
+
+
+def logits_fn(params, obs, action):
+    return params[:3] * jnp.sum(obs), params[:2] * action + params[3]
+
+
 LOSSES = {
+    context_model_loss: (
+        ABSTRACT,
+        ContextStep(STEP, jnp.array([8, 0]), jnp.array([0.2, -0.5]), 0.5 * OBS, jnp.array(1.0)),
+        {
+            "encode_fn": encode_fn,
+            "dynamics_fn": lambda params, z, action, code: z + params["head"] * action + code,
+            "reward_fn": lambda params, z, action, goal, code: head_fn(params, z, action) * code[0],
+            "discount_fn": lambda params, z, action, goal, code: head_fn(params, z, action) + 0.1 * goal[0],
+        },
+    ),
+    outcome_loss: (
+        jnp.array([0.1, 0.2, -0.3, 0.5]),
+        (OUTCOMES.obs[0], OUTCOMES.action[0], OUTCOMES.next_obs[0]),
+        {"logits_fn": logits_fn},
+    ),
+    adaptation_loss: (
+        Adaptable(jnp.array([0.1, 0.2, -0.3, 0.5]), jnp.array(-1.0)),
+        (OUTCOMES, OUTCOMES._replace(obs=1 - OUTCOMES.obs // 2)),
+        {"logits_fn": logits_fn},
+    ),
     model_value_surrogate: (POLICY, EPISODE, VALUED),
     per_decision_surrogate: (POLICY, EPISODE, {"policy_fn": policy_fn, "gamma": 0.9}),
     weighted_nll: (

@@ -14,10 +14,11 @@ ROOT = pathlib.Path(jaxhybrid.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("ops",),
-    ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "envs"),
+    ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "trials", "envs"),
     ("losses", "policies", "rollout_values", "segments"),
-    ("estimators", "model_fit", "multi_step_model", "transition_models", "abstract_networks"),
-    ("dynamics", "cell_encoder"),
+    ("estimators", "model_fit", "multi_step_model", "transition_models", "abstract_networks", "context_networks")
+    + ("integer_dynamics", "gradient_readers"),
+    ("dynamics", "cell_encoder", "latent_networks"),
     ("planning", "trust_region"),
     ("systems",),
     ("runtime",),

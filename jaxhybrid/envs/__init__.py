@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
-from jaxhybrid.envs import catcher, gridworld, lqr, maze, minigolf, pendulum, simple_maze
+from jaxhybrid.envs import catcher, city, gridworld, lqr, maze, minigolf, pendulum, simple_maze
 from jaxhybrid.errors import unknown
 from jaxhybrid.types import Env, HostEnv
 
@@ -51,6 +52,7 @@ _OWN: dict[str, Callable[..., Env]] = {
     "minigolf": minigolf.make,
     "pendulum": pendulum.make,
     "simple_maze": simple_maze.make,
+    **{f"city/{task}": functools.partial(city.environment, task) for task in city.TASKS},
 }
 _MBBL = ("ant", "halfcheetah", "hopper", "swimmer", "walker2d")
 _MUJOCO_V1 = ("hopper", "reacher", "swimmer", "walker")
@@ -69,6 +71,8 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     - ``lqr/double_integrator``: options ``gamma``, ``dt``, ``max_episode_steps``, ``action_bound``; see `lqr`.
     - ``catcher``, ``gridworld``, ``maze``, ``minigolf``, ``pendulum``, ``simple_maze``: options of the ``make`` of that
       module.
+    - ``city/combination``, ``city/distraction``, ``city/map``, ``city/vanilla``: options of
+      `jaxhybrid.envs.city.environment`.
     - ``brax/<env>[/<backend>]``: options of `jaxhybrid.envs.brax.make`.
     - ``gymnasium/<id>``: any registered id; options of `jaxhybrid.envs.gymnasium.make`; a `HostEnv`.
     - ``mbbl/<task>[/<physics>]``: options of `jaxhybrid.envs.mbbl.make`.
@@ -88,7 +92,8 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     family, _, rest = name.partition("/")
     # Gymnasium ids may contain slashes, and new ones are registered by other packages.
     parts = (rest,) if family == "gymnasium" else tuple(rest.split("/"))
-    listed = f"{family}/{parts[0]}" in names() and len(parts) <= 2 and all(parts)
+    simulated = family in ("brax", "gymnasium", "mbbl")
+    listed = simulated and f"{family}/{parts[0]}" in names() and len(parts) <= 2 and all(parts)
     if not listed and not (family == "gymnasium" and rest):
         raise unknown("env", name, names())
     return _call(importlib.import_module(f"jaxhybrid.envs.{family}").make, parts, options)

@@ -6,6 +6,7 @@ so that no stop-gradient is needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -17,9 +18,11 @@ from jaxhybrid.rollout import unroll
 from jaxhybrid.types import Array, Key, PyTree, QFn, StepFn, Transition
 
 __all__ = [
+    "double_q_targets",
     "entropy_temperature_loss",
     "expansion_values",
     "path_targets",
+    "sequence_squared_error",
     "soft_bootstrap",
     "squared_error",
     "steve_target",
@@ -48,6 +51,72 @@ def squared_error(
     chex.assert_rank(target, 0)
     q = jnp.atleast_1d(q_fn(critic_params, obs, action))
     return jnp.sum(jnp.square(q - target)), {"q": jnp.mean(q)}
+
+
+def double_q_targets(
+    reward: Array, discount: Array, next_q: Array, slow_next_q: Array, *, gamma: Array | float
+) -> Array:
+    """Targets of a sequence, ``y_t = r_t + gamma d_t Q_slow(s_{t+1}, argmax_a Q(s_{t+1}, a))``, ``[T]``.
+
+    Args:
+      reward: ``[T]``.
+      discount: 0 iff the step terminated, ``[T]``.
+      next_q: values after every step, which choose the action, ``[T, A]``.
+      slow_next_q: those of the slow copy, which value it, ``[T, A]``.
+      gamma: discount factor.
+
+    Raises:
+      AssertionError: shapes that do not fit.
+
+    Source: van Hasselt et al. 2016, equation 4.
+    """
+    chex.assert_rank([reward, next_q], [1, 2])
+    chex.assert_equal_shape([next_q, slow_next_q])
+    chex.assert_equal_shape_prefix([reward, discount, next_q], 1)
+    best = jnp.argmax(next_q, axis=-1)
+    value = jnp.take_along_axis(slow_next_q, best[:, None], axis=-1)[:, 0]
+    # A select: past the end of a sequence a value may be anything.
+    return reward + gamma * jnp.where(discount > 0, discount * value, 0.0)
+
+
+def sequence_squared_error(
+    critic_params: PyTree,
+    example: tuple[PyTree, Array, Array, Array],
+    key: Key,
+    *,
+    q_fn: Callable[[PyTree, PyTree], Array],
+    num_steps: Array | float | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """Squared Bellman error of a critic with a memory over a padded sequence.
+
+    ``1 / n sum_t m_t (Q_t(a_t) - y_t)^2``.
+
+    Args:
+      critic_params: parameters of the critic.
+      example: the sequence, in whatever form ``q_fn`` takes; actions taken, integer ``[T]``; targets ``[T]``; and the
+        mask, 1 for steps and 0 for padding, ``[T]``.
+      key: unused; the signature is that of every loss.
+      q_fn: ``q_fn(critic_params, sequence) -> [T, A]``.
+      num_steps: ``n``, by default that of this sequence. The mean number in a batch makes the batch's mean a mean over
+        all its steps.
+
+    Returns:
+      ``(loss [], aux)`` with aux ``q``, the mean over the steps.
+
+    Raises:
+      AssertionError: lengths that do not fit.
+    """
+    del key
+    sequence, action, target, mask = example
+    q = q_fn(critic_params, sequence)
+    chex.assert_rank([q, target], [2, 1])
+    chex.assert_equal_shape_prefix([q, action, target, mask], 1)
+    taken = jnp.take_along_axis(q, action[:, None], axis=-1)[:, 0]
+    # A select, not a product: nothing of the padding, not even a NaN, reaches the loss or its gradient.
+    error = jnp.where(mask > 0, taken - target, 0.0)
+    own = jnp.maximum(jnp.sum(mask), 1.0)
+    mean_q = jnp.sum(jnp.where(mask > 0, taken, 0.0)) / own
+    return jnp.sum(jnp.square(error)) / (own if num_steps is None else num_steps), {"q": mean_q}
 
 
 def soft_bootstrap(obs: Array, key: Key, *, policy_fn: Any, q_fn: QFn, temperature: Array | float = 0.0) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["pendulum", "plane"]
+__all__ = ["drawn", "pendulum", "plane"]
 
 _INK, _ACCENT = "#333333", "#D55E00"
 
@@ -37,7 +37,7 @@ def pendulum(obs: np.ndarray, *, width: int, height: int) -> list[np.ndarray]:
 
         return show
 
-    return _drawn(len(obs), begin, width, height)
+    return drawn(len(obs), begin, width, height)
 
 
 def plane(obs: np.ndarray, *, width: int, height: int) -> list[np.ndarray]:
@@ -69,13 +69,24 @@ def plane(obs: np.ndarray, *, width: int, height: int) -> list[np.ndarray]:
 
         return show
 
-    return _drawn(len(obs), begin, width, height, equal=False)
+    return drawn(len(obs), begin, width, height, equal=False)
 
 
-def _drawn(
+def drawn(
     count: int, begin: Callable[[Any], Callable[[int], None]], width: int, height: int, *, equal: bool = True
 ) -> list[np.ndarray]:
-    """One figure that ``begin`` prepares and whose function changes for each of the pictures."""
+    """Draws one figure that ``begin`` prepares and whose function changes for each of the pictures.
+
+    Args:
+      count: number of pictures.
+      begin: ``begin(axes) -> show``, and ``show(t)`` changes what is seen.
+      width: of a picture.
+      height: of a picture.
+      equal: whether both axes have one scale.
+
+    Returns:
+      The pictures, uint8 ``[height, width, 3]``.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -154,3 +154,45 @@ def test_soft_values_agree_at_every_depth():
     np.testing.assert_allclose(critic.expansion_values(still, KEY, **model), np.full((3, 1), q), rtol=1e-6)
     without = critic.expansion_values(still, KEY, **model, path_entropy=False)
     assert without[1, 0] < q - 0.1
+
+
+def test_double_q_targets_by_hand():
+    reward, discount = jnp.array([1.0, -0.5, 2.0]), jnp.array([1.0, 1.0, 0.0])
+    # The fast values choose 1, 0 and whatever; the slow ones value these at 4 and 3.
+    next_q = jnp.array([[0.0, 1.0], [2.0, 1.0], [5.0, 6.0]])
+    slow = jnp.array([[9.0, 4.0], [3.0, 8.0], [jnp.nan, jnp.nan]])
+    targets = critic.double_q_targets(reward, discount, next_q, slow, gamma=0.5)
+    np.testing.assert_allclose(targets, [1.0 + 0.5 * 4.0, -0.5 + 0.5 * 3.0, 2.0])
+
+
+def sequence(seed=0):
+    rng = np.random.default_rng(seed)
+    inputs, action = jnp.asarray(rng.normal(size=(4, 2)), jnp.float32), jnp.array([1, 0, 1, 1])
+    return inputs, action, jnp.asarray(rng.normal(size=4), jnp.float32), jnp.array([1.0, 1.0, 1.0, 0.0])
+
+
+def memory_q(params, inputs):
+    # A value that depends on all that came before.
+    return jnp.cumsum(inputs, axis=0) @ params
+
+
+def test_sequence_error_is_the_mean_over_the_steps_of_a_batch():
+    params = jnp.array([[0.3, -0.7], [0.2, 0.5]])
+    inputs, action, target, _ = sequence()
+    q = np.cumsum(np.asarray(inputs), axis=0) @ np.asarray(params)
+    errors = [(q[t, action[t]] - target[t]) ** 2 for t in range(3)]
+    loss, aux = critic.sequence_squared_error(params, sequence(), KEY, q_fn=memory_q)
+    assert float(loss) == pytest.approx(np.mean(errors), rel=1e-5)
+    assert float(aux["q"]) == pytest.approx(np.mean([q[t, action[t]] for t in range(3)]), rel=1e-5)
+    halved, _ = critic.sequence_squared_error(params, sequence(), KEY, q_fn=memory_q, num_steps=6.0)
+    assert float(halved) == pytest.approx(float(loss) / 2.0, rel=1e-6)
+
+
+def test_a_padded_step_changes_nothing():
+    inputs, action, target, mask = sequence()
+    grad_fn = jax.jit(
+        jax.value_and_grad(lambda p, example: critic.sequence_squared_error(p, example, KEY, q_fn=memory_q)[0])
+    )
+    clean = grad_fn(jnp.ones((2, 2)), (inputs, action, target, mask))
+    spoilt = (inputs.at[3].set(1e3), action.at[3].set(0), target.at[3].set(jnp.nan), mask)
+    jax.tree.map(np.testing.assert_array_equal, clean, grad_fn(jnp.ones((2, 2)), spoilt))

@@ -1,0 +1,77 @@
+"""DREAM and its model-based extensions: explore a city, then execute an instruction in it; meta-train and meta-test.
+
+``python -m experiments dream --task distraction --variant gradient --seeds 8``; ``--variant dream`` is the same without
+an extension. ``--preset`` names the other numbers, ``--config.<field>`` changes one of them. ``python -m experiments
+dream_figure`` draws the curves. A run of the paper is 20,000 trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.runtime import cli, training
+from jaxhybrid.systems import dream
+from jaxhybrid.systems.dream_config import VARIANTS, checked
+
+STUDY = "dream"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the study; returns the exit code of the process.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument that makes no sense; nothing was written then.
+    """
+    arguments = cli.parse(
+        _with_words(argv),
+        module=f"experiments {STUDY}",
+        description=(__doc__ or "").partition("\n")[0],
+        presets=dream.presets,
+        preset="dream",
+        default_env="city/distraction",
+    )
+    # Imported here, so that a refused argument needs no JAX.
+    from jaxhybrid.envs import city, city_trials
+
+    config = checked(arguments.config, arguments.env)
+    town = city.make(arguments.env.removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
+    return training.train(
+        dream.make,
+        city_trials.environment(town),
+        study=STUDY,
+        preset=arguments.preset,
+        config=config,
+        options=arguments.run,
+        iterations=config.trials // config.trials_per_iteration,
+        policy_params=lambda state: {name: agent.params for name, agent in state.agents.items()},
+        command=arguments.command,
+    ).exit_code
+
+
+def _with_words(argv: Sequence[str]) -> list[str]:
+    """Turns ``--task`` and ``--variant``, the papers' words, into an environment and fields of the config."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task")
+    parser.add_argument("--variant")
+    given, rest = parser.parse_known_args(argv)
+    if given.task is not None:
+        if "--env" in rest:
+            raise InputError(f"task={given.task!r} and --env both name the environment: give one of them.")
+        rest = [*rest, "--env", f"city/{given.task}"]
+    if given.variant is None:
+        return rest
+    if given.variant not in VARIANTS:
+        raise unknown("variant", given.variant, VARIANTS)
+    # Before the fields that are given, which have the last word.
+    fields = [text for name, value in VARIANTS[given.variant].items() for text in (f"--config.{name}", str(value))]
+    return [*(text.replace("_", "-") if text.startswith("--") else text for text in fields), *rest]
+
+
+if __name__ == "__main__":
+    cli.run_main(main, sys.argv[1:])

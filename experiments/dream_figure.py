@@ -1,0 +1,117 @@
+"""Meta-train and meta-test curves of DREAM and its extensions, from runs of yours: return over trials, one per group.
+
+``python -m experiments dream_figure DREAM=runs/a,runs/b gradient=runs/c``: a label and the directories of runs of
+``python -m experiments dream`` that differ in the seed. Prints the last means with their 95 % t intervals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime.statistics import mean_interval
+
+PANELS = {
+    "train/return": "meta-train (no random actions)",
+    "test/return": "meta-test",
+    "collect/return": "meta-train (as played)",
+}
+_REFERENCES = {"knowing the task": 0.8, "walking": 0.3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What is drawn."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """label=directory[,directory ...], one for each curve."""
+    metrics: tuple[str, ...] = tuple(PANELS)
+    """One column for each; any name in metrics.jsonl."""
+    out: str = "dream.png"
+    """File to write; an existing one is not touched."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draws the figure; returns the exit code.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument of another form, a run without a metric, or a file that exists; nothing was written.
+    """
+    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments dream_figure", description=__doc__)
+    if Path(arguments.out).exists():
+        raise InputError(f"out={arguments.out!r} exists: name another file.")
+    groups: dict[str, list[Path]] = {}
+    for item in arguments.runs:
+        label, equals, listed = item.partition("=")
+        if not (label and equals and listed):
+            raise InputError(f"runs={item!r} is not of the form label=directory.")
+        groups[label] = [Path(directory).expanduser() for directory in listed.split(",")]
+    if not groups:
+        raise InputError("runs is empty: name at least one.")
+    curves = {
+        metric: {label: _curve(label, runs, metric) for label, runs in groups.items()} for metric in arguments.metrics
+    }
+    for metric, group in curves.items():
+        for label, (trials, values) in group.items():
+            console.say(f"{metric}, {label}: {_said(values[-1])} at {int(trials[-1]):,} trials")
+    _draw(curves, Path(arguments.out))
+    console.say(f"drawn in {arguments.out}")
+    return 0
+
+
+def _curve(label: str, runs: Sequence[Path], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Trials ``[K]`` and values ``[K, S]`` at the trials that all runs share; steps differ from seed to seed."""
+    parts: list[dict[int, np.ndarray]] = []
+    for run in runs:
+        rows = [row for row in records.read(run) if metric in row and "env/trials" in row]
+        found = {int(np.max(row["env/trials"])): np.atleast_1d(np.asarray(row[metric], float)) for row in rows}
+        parts.append({at: values for at, values in found.items() if np.all(np.isfinite(values))})
+    shared = sorted(set.intersection(*(set(part) for part in parts)))
+    if not shared:
+        raise InputError(f"the runs of {label!r} share no trials with a finite {metric!r}.")
+    return np.asarray(shared), np.stack([np.concatenate([part[at] for part in parts]) for at in shared])
+
+
+def _said(values: np.ndarray) -> str:
+    middle, low, high = (float(x[0]) for x in mean_interval(values[None]))
+    return f"{middle:.3f}" + (f" [{low:.3f}, {high:.3f}], {values.size} seeds" if values.size > 1 else ", 1 seed")
+
+
+def _draw(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.6), squeeze=False, layout="constrained")
+    for axis, (metric, group) in zip(axes[0], curves.items()):
+        for label, (trials, values) in group.items():
+            middle, low, high = mean_interval(values)
+            (line,) = axis.plot(trials, middle, label=f"{label} ({values.shape[1]} seeds)")
+            if values.shape[1] > 1:
+                axis.fill_between(trials, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        if metric.endswith("/return"):
+            for (name, value), style in zip(_REFERENCES.items(), ("--", ":")):
+                axis.axhline(value, color="0.5", linestyle=style, linewidth=1, label=name)
+        axis.set_title(PANELS.get(metric, metric), fontsize=10)
+        axis.set_xlabel("trials")
+        axis.grid(True, alpha=0.3)
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    figure.supxlabel("bands are 95 % t intervals of the mean over seeds", fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    cli.run_main(main, sys.argv[1:])

@@ -1,0 +1,281 @@
+"""Explore, then execute (DREAM): one agent learns to find out the task, another to do it with what was found.
+
+A step plays a number of trials side by side, whole trials in one scan, and lets both agents learn as often as their
+steps pay for. The numbers live in `systems.dream_config`, a gradient update in `systems.dream_updates`, playing in
+`systems.dream_trials`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxhybrid import trials as records
+from jaxhybrid.envs import city
+from jaxhybrid.systems import dream_joined, dream_trials, dream_updates
+from jaxhybrid.systems.dream_config import Config, checked, presets
+from jaxhybrid.systems.dream_trials import Task
+from jaxhybrid.systems.dream_updates import METRICS, Agent, Parts
+from jaxhybrid.trials import Episode, Store, Trial
+from jaxhybrid.types import Array, Env, Key, Metrics, System
+
+__all__ = ["Config", "State", "make", "presets", "test_trials"]
+
+# The test is the same for every seed and at every time; with no random actions its key decides nothing.
+_TEST_KEY = 0x7E57
+Sum = tuple[Array, Array]
+"""A sum and the number of what was added up, ``[]`` each."""
+_PHASES: tuple[city.Phase, ...] = ("test", "train")
+
+
+class State(NamedTuple):
+    """Everything that persists between iterations.
+
+    Attributes:
+      agents: both agents, by name.
+      store: trials to learn from.
+      trials: played so far, ``[]``.
+      key: key of the next iteration.
+    """
+
+    agents: dict[str, Agent]
+    store: Store
+    trials: Array
+    key: Key
+
+
+def make(config: Config, env: Env) -> System:
+    """Builds DREAM for a city.
+
+    Args:
+      config: the numbers; see `presets`.
+      env: whole trials, from `envs.city_trials.environment`; its name says which city, whose rules are played by.
+
+    Returns:
+      ``System(init, step, act)``. ``act`` reads what it would remember from the observation of ``env``.
+
+    Raises:
+      InputError: a field of ``config`` that makes no sense, or an environment that is no city.
+
+    Source: Liu et al. 2021 (DREAM), algorithm 1.
+    """
+    config = checked(config, env.spec.name)
+    town = city.make(env.spec.name.removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
+    parts = dream_updates.make_parts(config, town)
+    draw_fn = _drawer(parts)
+
+    def init(key: Key) -> State:
+        agents_key, run_key = jax.random.split(key)
+        agents = dream_updates.init_agents(parts, agents_key)
+        task = jax.eval_shape(draw_fn, jnp.zeros((), jnp.int32), run_key)
+        trial = jax.eval_shape(partial(_play, parts, agents), task, run_key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trial)
+        return State(agents, records.empty(zeros, config.capacity), jnp.zeros((), jnp.int32), run_key)
+
+    def act(state: State, obs: Array, key: Key, *, deterministic: bool) -> Array:
+        params = {name: agent.params for name, agent in state.agents.items()}
+        return dream_trials.act(parts, params, obs, key, epsilon=0.0 if deterministic else config.epsilon_end)
+
+    def step(state: State, batch: None = None) -> tuple[State, Metrics]:
+        del batch  # trials are played here
+        next_key, run_key = jax.random.split(state.key)
+        keys = jax.random.split(run_key, config.trials_per_iteration // config.parallel_trials)
+        state, logged = jax.lax.scan(partial(_round, parts, draw_fn), state, keys)
+        # A mean over what happened: rounds without an update have logged sums of nothing.
+        metrics = {name: jnp.sum(total) / jnp.sum(count) for name, (total, count) in logged.items()}
+        metrics |= _tests(parts, state.agents) | _counts(config, state)
+        return state._replace(key=next_key), metrics
+
+    return System(init, step, act)
+
+
+def _round(parts: Parts, draw_fn: Callable[[Array, Key], Task], state: State, key: Key) -> tuple[State, dict[str, Sum]]:
+    """Plays trials side by side, stores them, and takes the updates that their steps pay for."""
+    config = parts.config
+    draw_key, play_key, *learn_keys = jax.random.split(key, 4)
+    numbers = state.trials + jnp.arange(config.parallel_trials)
+    tasks = jax.vmap(draw_fn)(numbers, jax.random.split(draw_key, config.parallel_trials))
+    played = jax.vmap(partial(_play, parts, state.agents))(tasks, jax.random.split(play_key, config.parallel_trials))
+    store = records.add(state.store, played)
+    agents, logged = dict(state.agents), _played_metrics(played)
+    learning = {"exploration": _explorer_learns, "execution": _executor_learns}
+    for (name, learn), learn_key in zip(learning.items(), learn_keys, strict=True):
+        if name in agents:
+            agents[name], sums = learn(parts, agents, store, (tasks, played), learn_key)
+            logged |= {f"{name}/{metric}": value for metric, value in sums.items()}
+    return State(agents, store, state.trials + config.parallel_trials, state.key), logged
+
+
+def _explorer_learns(
+    parts: Parts, agents: dict[str, Agent], store: Store, played: tuple[Task, Trial], key: Key
+) -> tuple[Agent, dict[str, Sum]]:
+    """Updates of the exploration agent, from whole episodes."""
+    config = parts.config
+
+    def update(agent: Agent, own_step: Array, key: Key) -> tuple[Agent, dict[str, Array]]:
+        trials = records.sample_trials(store, key, config.batch_size, window=config.exploration_window)
+        return dream_updates.exploration_update(parts, agents | {"exploration": agent}, trials, own_step)
+
+    learning = (store.count >= config.exploration_starts) & (config.method == "dream")
+    lengths = jnp.sum(played[1].exploration.mask, axis=1)
+    return _updates(config, "exploration", agents["exploration"], update, lengths, learning, key)
+
+
+def _executor_learns(
+    parts: Parts, agents: dict[str, Agent], store: Store, played: tuple[Task, Trial], key: Key
+) -> tuple[Agent, dict[str, Sum]]:
+    """Updates of the execution agent: from single steps, or from episodes where it has a memory."""
+    config, agent, (tasks, trials) = parts.config, agents["execution"], played
+    lengths = jnp.sum(trials.execution.mask, axis=1)
+    if config.method == "rl2":
+        lengths += jnp.sum(trials.exploration.mask, axis=1)
+    step_ends, ends = records.step_ends(store), agent.steps + jnp.cumsum(lengths).astype(jnp.int32)
+
+    def update(agent: Agent, own_step: Array, key: Key) -> tuple[Agent, dict[str, Array]]:
+        sample_key, noise_key = jax.random.split(key)
+        batch = _sampled(config, store, step_ends, sample_key)
+        # The trial whose steps pay for an update decides its context, as in a run of one trial at a time.
+        by_id = tasks.by_id[jnp.searchsorted(ends, own_step)]
+        return dream_updates.execution_update(parts, agents | {"execution": agent}, batch, by_id, own_step, noise_key)
+
+    stored = store.count if config.recurrent else agent.steps + jnp.sum(lengths)
+    return _updates(config, "execution", agent, update, lengths, stored >= config.execution_starts, key)
+
+
+def _sampled(config: Config, store: Store, step_ends: Array, key: Key) -> tuple[Trial, Episode]:
+    """Trials ``[B, ...]``, and what the execution agent learns from in each."""
+    if not config.recurrent:
+        options = {"count": config.batch_size, "window": config.execution_window}
+        trials, places = records.sample_steps(store, step_ends, key, **options)
+        return trials, jax.vmap(records.one_step)(trials.execution, places)
+    trials = records.sample_trials(store, key, config.batch_size, window=config.exploration_window)
+    if config.method == "rl2":
+        # The instruction is among what it sees, once it is given.
+        return trials._replace(goal=jnp.zeros_like(trials.goal)), jax.vmap(dream_joined.joined)(trials)
+    return trials, trials.execution
+
+
+def _updates(
+    config: Config,
+    name: str,
+    agent: Agent,
+    update: Callable[[Agent, Array, Key], tuple[Agent, dict[str, Array]]],
+    lengths: Array,
+    learning: Array,
+    key: Key,
+) -> tuple[Agent, dict[str, Sum]]:
+    """Takes one update for every ``update_every`` steps of an agent; returns sums of what they logged and their number.
+
+    A loop of as many turns as are due, so that no arithmetic is spent on updates that are not.
+    """
+    before = agent.steps
+    after = before + jnp.sum(lengths).astype(jnp.int32)
+    first, last = before // config.update_every, after // config.update_every
+    zeros = dict.fromkeys(METRICS[name], jnp.zeros(()))
+
+    def one(i: Array, carry: tuple[Agent, dict[str, Array]]) -> tuple[Agent, dict[str, Array]]:
+        agent, sums = carry
+        agent, logged = update(agent, (i + 1) * config.update_every, jax.random.fold_in(key, i))
+        return agent, {metric: sums[metric] + logged[metric] for metric in sums}
+
+    agent, sums = jax.lax.fori_loop(first, jnp.where(learning, last, first), one, (agent, zeros))
+    count = jnp.where(learning, last - first, 0).astype(jnp.float32)
+    return agent._replace(steps=after), {metric: (value, count) for metric, value in sums.items()}
+
+
+def _drawer(parts: Parts) -> Callable[[Array, Key], Task]:
+    """Returns ``draw(number of the trial, key) -> Task`` of a training trial."""
+    config, town = parts.config, parts.town
+    if config.task_order == "random":
+
+        def draw(number: Array, key: Key) -> Task:
+            task_key, hidden_key = jax.random.split(key)
+            task_id, goal = city.sample_task(town, task_key, split="train")
+            hidden = jax.random.choice(hidden_key, jnp.asarray(town.goals, jnp.int32))
+            return Task(task_id, goal, hidden, number % 2 == 1)
+
+        return draw
+    numbers = range(config.trials)
+    ids, goals = (jnp.asarray(table) for table in city.released_tasks(town, numbers, "train"))
+    hidden = jnp.asarray(city.hidden_goals(town, numbers))
+    # A run that is continued past its trials meets them again.
+    return lambda number, _: Task(
+        ids[number % config.trials], goals[number % config.trials], hidden[number % config.trials], number % 2 == 1
+    )
+
+
+def _play(parts: Parts, agents: dict[str, Agent], task: Task, key: Key) -> Trial:
+    """One training trial, with the random actions that the agents have come to."""
+    params = {name: agent.params for name, agent in agents.items()}
+    executor = agents["execution"]
+    explorer = agents.get("exploration", executor)
+    epsilon = (_epsilon(parts.config, explorer), _epsilon(parts.config, executor))
+    return dream_trials.play(parts, params, task, key, epsilon=epsilon)
+
+
+def _epsilon(config: Config, agent: Agent) -> Array:
+    """Share of random actions at an agent's step; trials that are played side by side share that of the first one."""
+    done = jnp.minimum(agent.steps / config.epsilon_steps, 1.0)
+    return config.epsilon_start + done * (config.epsilon_end - config.epsilon_start)
+
+
+def test_trials(parts: Parts, agents: dict[str, Agent]) -> dict[city.Phase, Trial]:
+    """Plays the test trials without random actions, by what was explored: on tasks never met, and on those of training.
+
+    Args:
+      parts: of the system.
+      agents: by name.
+
+    Returns:
+      Trials ``[N, ...]`` of "test" and "train".
+    """
+    params = {name: agent.params for name, agent in agents.items()}
+    count = parts.config.test_trials
+    hidden = jnp.asarray(city.hidden_goals(parts.town, range(count)))
+    drawn = {phase: city.released_tasks(parts.town, range(count), phase) for phase in _PHASES}
+    both = [Task(jnp.asarray(ids), jnp.asarray(goals), hidden, jnp.zeros(count, bool)) for ids, goals in drawn.values()]
+    # One program for both.
+    tasks = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *both)
+    keys = jax.random.split(jax.random.key(_TEST_KEY), 2 * count)
+    play = partial(dream_trials.play, parts, params, epsilon=(0.0, 0.0))
+    trials = jax.vmap(play)(tasks, keys)
+    halves = jax.tree.map(lambda x: x.reshape(2, count, *x.shape[1:]), trials)
+    return {phase: jax.tree.map(lambda x, i=i: x[i], halves) for i, phase in enumerate(_PHASES)}
+
+
+def _tests(parts: Parts, agents: dict[str, Agent]) -> dict[str, Array]:
+    """Mean returns, and steps of exploration."""
+    metrics: dict[str, Array] = {}
+    for phase, trials in test_trials(parts, agents).items():
+        metrics |= {
+            f"{phase}/return": jnp.mean(jnp.sum(trials.execution.reward, axis=1)),
+            f"{phase}/exploration_steps": jnp.mean(jnp.sum(trials.exploration.mask, axis=1)),
+        }
+    return metrics
+
+
+def _played_metrics(played: Trial) -> dict[str, Sum]:
+    """Sums over the training trials of a round, and their number."""
+    count = jnp.asarray(played.task_id.shape[0], jnp.float32)
+    return {
+        "collect/return": (jnp.sum(played.execution.reward), count),
+        "collect/exploration_steps": (jnp.sum(played.exploration.mask), count),
+        "collect/execution_steps": (jnp.sum(played.execution.mask), count),
+    }
+
+
+def _counts(config: Config, state: State) -> dict[str, Array]:
+    agents = state.agents
+    refused = [agent.guard for agent in agents.values()]
+    found = {f"{name}/epsilon": _epsilon(config, agent) for name, agent in agents.items()}
+    found |= {f"{name}/updates": agent.updates for name, agent in agents.items()}
+    return found | {
+        "env/steps": jnp.sum(jnp.stack([agent.steps for agent in agents.values()])),
+        "env/trials": state.trials,
+        "guard/nonfinite": jnp.sum(jnp.stack([guard.refused for guard in refused])),
+        "guard/nonfinite_streak": jnp.max(jnp.stack([guard.streak for guard in refused])),
+    }

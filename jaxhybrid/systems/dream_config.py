@@ -1,0 +1,187 @@
+"""The numbers of DREAM: one documented record, and the presets that differ from each other by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+
+from jaxhybrid.envs import city
+from jaxhybrid.errors import InputError, unknown
+
+__all__ = ["VARIANTS", "Config", "checked", "presets"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Numbers of DREAM. Defaults are those of the released code, read correctly, over 20,000 trials."""
+
+    env: str = ""
+    """Environment the numbers are meant for; empty: any city."""
+    trials: int = 20_000
+    """Trials of a run."""
+    trials_per_iteration: int = 400
+    """Trials between two tests, one iteration."""
+    parallel_trials: int = 20
+    """Trials that are played side by side, with the networks of their start; the updates that they pay for follow."""
+    split: Literal["every11", "paper", "none"] | None = None
+    """Which tasks are for training; None as released, see `envs.city.make`."""
+    hidden_goal: bool = False
+    """As released: a corner that the explorer is not told of ends its episode."""
+    task_order: Literal["random", "released"] = "random"
+    """Whether every seed meets tasks of its own, or, as released, all the same ones."""
+
+    method: Literal["dream", "no_exploration", "rl2"] = "dream"
+    """What learns: both agents; the execution agent alone, which is told nothing of the task; or one agent with a
+    memory for both episodes, E-RL2."""
+    recurrent: bool = False
+    """Whether the execution agent has a memory: the second public version of the code, and the published figures."""
+    gamma: float = 0.99
+    """Discount factor of both agents."""
+    learning_rate: float = 1e-4
+    """Adam step size."""
+    clip_norm: float = 10.0
+    """Bound on the length of an agent's gradient."""
+    batch_size: int = 32
+    """Episodes per update; steps of an execution agent without a memory."""
+    update_every: int = 4
+    """Steps of an agent between two of its updates."""
+    target_interval: int = 5000
+    """Steps of an agent between two copies to its slow parameters."""
+    init_target: Literal["copy", "random"] = "copy"
+    """Whether the slow parameters start as a copy, or, as released, unrelated."""
+    dueling_mean: Literal["state", "batch"] = "state"
+    """What advantages are centred by: the mean of their state, or, as released, one of the whole batch."""
+    target_context: Literal["matched", "id"] = "matched"
+    """Context of the slow values: that of the update, or, as released, always the noisy code of the task."""
+
+    epsilon_start: float = 1.0
+    """Share of random actions at an agent's first step."""
+    epsilon_end: float = 0.01
+    """Share of random actions from ``epsilon_steps`` on."""
+    epsilon_steps: int = 250_000
+    """Steps of an agent over which its share of random actions falls, linearly."""
+    capacity: int = 40_000
+    """Trials that are kept."""
+    exploration_window: int = 16_000
+    """Newest trials that the exploration agent, and an execution agent with a memory, learn from."""
+    execution_window: int = 100_000
+    """Newest steps that an execution agent without a memory learns from."""
+    exploration_starts: int = 8000
+    """Trials after which the exploration agent starts to learn."""
+    execution_starts: int = 500
+    """Steps after which an execution agent without a memory starts to learn; trials, for one with a memory."""
+
+    noise: float = 0.1
+    """Standard deviation of the noise on the code of a task, rho."""
+    bottleneck: float = 1.0
+    """Weight of the code's length, lambda."""
+    bound: float = 10.0
+    """Squared length that a code has for free, K."""
+    penalty: float = 0.1
+    """Cost of an exploration step, c: 0.1 as released, 0.01 in the paper."""
+
+    test_trials: int = 100
+    """Trials of each test, always the same: the released ones of the split."""
+
+
+_POSITIVE = (
+    "trials", "trials_per_iteration", "parallel_trials", "learning_rate", "clip_norm", "batch_size", "update_every",
+    "target_interval", "epsilon_steps", "capacity", "exploration_window", "execution_window", "test_trials",
+)  # fmt: skip
+_NOT_NEGATIVE = ("exploration_starts", "execution_starts", "noise", "bottleneck", "bound", "penalty")
+_UNIT = ("gamma", "epsilon_start", "epsilon_end")
+_CHOICES = {
+    "task_order": ("random", "released"),
+    "method": ("dream", "no_exploration", "rl2"),
+    "init_target": ("copy", "random"),
+    "dueling_mean": ("state", "batch"),
+    "target_context": ("matched", "id"),
+}
+
+
+def checked(config: Config, env: str) -> Config:
+    """Returns ``config`` if it makes sense for an environment.
+
+    Raises:
+      InputError: a value out of range, an unknown choice, numbers of trials that do not divide each other, or an
+        environment that is no city.
+    """
+    if any(isinstance(value, jax.core.Tracer) for value in vars(config).values()):
+        return config  # a sweep, whose every value was checked before it was traced
+    if not env.startswith("city/") or env.removeprefix("city/") not in city.TASKS:
+        cities = ", ".join(f"city/{task}" for task in city.TASKS)
+        raise InputError(f"env={env!r} has no trials: choose one of {cities}.")
+    if config.method == "rl2" and not config.recurrent:
+        raise InputError("method='rl2' is a memory over both episodes: it needs recurrent=True.")
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise unknown(name, getattr(config, name), choices)
+    for name in _POSITIVE:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{name}={getattr(config, name)} must be positive.")
+    for name in _NOT_NEGATIVE:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise InputError(f"{name}={getattr(config, name)} must be 0 or more.")
+    for name in _UNIT:
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise InputError(f"{name}={getattr(config, name)} must lie in [0, 1].")
+    for whole, part in (("trials", "trials_per_iteration"), ("trials_per_iteration", "parallel_trials")):
+        total, count = getattr(config, whole), getattr(config, part)
+        if total % count:
+            near = count * max(1, round(total / count))
+            raise InputError(f"{whole}={total} must be a multiple of {part}={count}: {near} is the nearest.")
+    if config.parallel_trials > config.capacity:
+        raise InputError(f"parallel_trials={config.parallel_trials} must not exceed capacity={config.capacity}.")
+    return config
+
+
+VARIANTS: dict[str, dict[str, object]] = {"dream": {}}
+"""The extensions of the paper as changes of any preset; "dream" is the baseline."""
+
+_DREAM = Config()
+presets = {
+    "dream": _DREAM,
+    "fast": dataclasses.replace(_DREAM, parallel_trials=100),
+    "released": dataclasses.replace(
+        _DREAM,
+        trials_per_iteration=200,
+        parallel_trials=1,
+        hidden_goal=True,
+        task_order="released",
+        init_target="random",
+        dueling_mean="batch",
+        target_context="id",
+    ),
+    "published": dataclasses.replace(_DREAM, trials=80_000, trials_per_iteration=2000, recurrent=True),
+    "no-bottleneck": dataclasses.replace(_DREAM, bottleneck=0.0),
+    "no-exploration": dataclasses.replace(_DREAM, method="no_exploration"),
+    "erl2": dataclasses.replace(_DREAM, method="rl2", recurrent=True, epsilon_steps=500_000, execution_starts=800),
+    # Everything ten times as soon: what there is to see in minutes, and no figure of a paper.
+    "demo": dataclasses.replace(
+        _DREAM,
+        trials=4000,
+        learning_rate=1e-3,
+        target_interval=500,
+        epsilon_steps=25_000,
+        exploration_starts=800,
+    ),
+    "smoke": dataclasses.replace(
+        _DREAM,
+        trials=16,
+        trials_per_iteration=8,
+        parallel_trials=4,
+        batch_size=4,
+        update_every=16,
+        target_interval=32,
+        epsilon_steps=100,
+        capacity=8,
+        exploration_starts=4,
+        execution_starts=8,
+        test_trials=4,
+    ),
+}
+"""Every preset by name. ``fast`` plays more trials side by side at the same ratio of updates; ``released`` has one
+trial at a time and the original's quirks; ``published`` is its second version, over about a million steps."""

@@ -1,0 +1,118 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxhybrid import context_networks as networks
+from jaxhybrid.errors import InputError
+
+SIZES, ACTIONS, T = (3, 2), 4, 3
+KEY = jax.random.key(0)
+
+
+@functools.cache
+def built(recurrent):
+    """Networks, their parameters, and one compiled program that applies them all to a batch or to one episode."""
+    nets = networks.make_networks(SIZES, (3, 3), num_actions=ACTIONS, num_ids=5, recurrent=recurrent)
+    params = jax.jit(
+        lambda key: {name: net.init(k) for name, net, k in zip(nets._fields, nets, jax.random.split(key, 4))}
+    )(KEY)
+
+    def apply(obs, action, goal, code):
+        previous = jnp.concatenate([jnp.zeros_like(action[..., :1]), action + 1], axis=-1)
+        return {
+            "decoder": nets.decoder.apply(params["decoder"], obs, action),
+            "exploration": nets.exploration.apply(params["exploration"], obs, previous),
+            "execution": nets.execution.apply(params["execution"], obs, goal, code),
+        }
+
+    return nets, params, jax.jit(apply)
+
+
+GOAL, CODE = jnp.array([[0, 2], [1, 1]]), jax.random.normal(KEY, (2, networks.CODE))
+
+
+def episode(seed=0, batch=()):
+    rng = np.random.default_rng(seed)
+    obs = np.stack([rng.integers(0, size, (*batch, T + 1)) for size in SIZES], axis=-1)
+    return jnp.asarray(obs), jnp.asarray(rng.integers(0, ACTIONS, (*batch, T)))
+
+
+def test_the_embedder_is_a_hidden_layer_on_concatenated_tables():
+    module = networks.Embedder(SIZES)
+    values = jnp.array([[2, 1], [0, 0]])
+    params = module.init(KEY, values)
+    leaves = {name: np.asarray(leaf) for name, leaf in params["params"].items() if not isinstance(leaf, dict)}
+    joined = np.concatenate([leaves[f"table_{i}"][values[:, i]] for i in range(2)], axis=1)
+    hidden = np.maximum(joined @ np.concatenate([leaves["kernel_0"], leaves["kernel_1"]]) + leaves["bias"], 0.0)
+    linear = params["params"]["Dense_0"]
+    expected = hidden @ np.asarray(linear["kernel"]) + np.asarray(linear["bias"])
+    np.testing.assert_allclose(module.apply(params, values), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_prefix_has_the_code_of_the_trajectory_that_ends_there():
+    _, _, apply = built(True)
+    obs, action = episode(batch=(2,))
+    other_obs, other_action = episode(1, batch=(2,))
+    codes = apply(obs, action, GOAL, CODE)["decoder"]
+    assert codes.shape == (2, T + 1, networks.CODE)
+    changed = (obs.at[:, 2:].set(other_obs[:, 2:]), action.at[:, 1:].set(other_action[:, 1:]))
+    later = apply(*changed, GOAL, CODE)["decoder"]
+    # What comes after a prefix, padding included, changes nothing of its code, to the bit.
+    np.testing.assert_array_equal(later[:, :2], codes[:, :2])
+    assert np.any(later[:, 2] != codes[:, 2])
+    # The empty prefix says the same of every task.
+    np.testing.assert_array_equal(apply(other_obs, other_action, GOAL, CODE)["decoder"][:, 0], codes[:, 0])
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_batch_is_a_loop_and_a_sequence_its_steps(recurrent):
+    nets, params, apply = built(recurrent)
+    obs, action = episode(batch=(2,))
+    together = apply(obs, action, GOAL, CODE)
+    one = jax.jit(
+        lambda hidden, obs, previous, goal, code: (
+            nets.exploration.step(params["exploration"], hidden[0], obs, previous),
+            nets.execution.step(params["execution"], hidden[1], obs, goal, code),
+        )
+    )
+    for i in range(2):
+        alone = apply(obs[i], action[i], GOAL[i], CODE[i])
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[i], y, rtol=1e-4, atol=1e-5), together, alone)
+        hidden = (nets.exploration.start, nets.execution.start)
+        for t in range(T + 1):
+            previous = action[i, t - 1] + 1 if t else jnp.array(0)
+            (first, explored), (second, executed) = one(hidden, obs[i, t], previous, GOAL[i], CODE[i])
+            hidden = (first, second)
+            for name, found in (("exploration", explored), ("execution", executed)):
+                expected = jax.tree.map(lambda x, t=t: x[t], alone[name])
+                jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), found, expected)
+    assert (len(nets.execution.start) == 2) == recurrent
+
+
+def test_advantages_are_centred_by_state_or_by_batch():
+    heads = networks.Heads(jnp.array([1.0, 2.0]), jnp.array([[0.0, 2.0], [4.0, 10.0]]))
+    np.testing.assert_allclose(networks.dueling(heads), [[0.0, 2.0], [-1.0, 5.0]])
+    # As released: a value depends on what else is in the batch.
+    np.testing.assert_allclose(networks.dueling(heads, mean="batch"), [[-3.0, -1.0], [2.0, 8.0]])
+    with pytest.raises(InputError, match="dueling_mean='stat'"):
+        networks.dueling(heads, mean="stat")
+
+
+def test_layers_start_as_wide_as_their_inputs_allow():
+    _, params, _ = built(True)
+    kernel = params["problem"]["params"]["code"]["kernel"]
+    assert np.abs(kernel).max() <= 32**-0.5 and np.abs(kernel).max() > 0.9 * 32**-0.5
+    assert np.std(params["problem"]["params"]["task"]["embedding"]) == pytest.approx(1.0, abs=0.3)
+    gates = params["exploration"]["params"]["memory"]["kernel"]
+    assert gates.shape == (64, 256) and np.abs(gates).max() <= 0.125
+
+
+def test_a_memory_of_another_batch_is_refused():
+    nets, params, _ = built(True)
+    obs, _ = episode()
+    hidden = tuple(jnp.zeros((3, 64)) for _ in range(2))
+    with pytest.raises((TypeError, ValueError)):
+        nets.exploration.step(params["exploration"], hidden, obs[0], jnp.array(0))
