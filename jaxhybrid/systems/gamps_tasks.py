@@ -233,7 +233,8 @@ def terminal_value(
     """Returns what is expected after the last step of a roll-out, None for nothing.
 
     The value of the current policy, linear in features, from single recorded steps, each with the truncated ratio of
-    its own action. It is a constant of the gradient: a wrong one biases the values and nothing else.
+    its own action; beyond the range of the recorded observations it is that of the border. It is a constant of the
+    gradient: a wrong one biases the values and nothing else.
 
     Args:
       config: the numbers.
@@ -244,12 +245,18 @@ def terminal_value(
     if config.terminal_value == "none":
         return None
     ratio = importance.truncated_weights(log_prob - dataset.behaviour_log_prob, maximum=config.max_ratio)
-    features = [jax.vmap(jax.vmap(features_fn))(obs) for obs in (dataset.obs, dataset.next_obs)]
+    steps_obs = (dataset.obs, dataset.next_obs)
+    features = [jax.vmap(jax.vmap(features_fn))(obs) for obs in steps_obs]
     steps = (*features, dataset.reward, dataset.discount, jnp.where(dataset.mask > 0, ratio, 0.0))
     coefficients = temporal_difference_coefficients(
         *(x.reshape((-1,) + x.shape[2:]) for x in steps), gamma=config.gamma, ridge=config.value_ridge
     )
-    return lambda obs: features_fn(obs) @ coefficients
+    # A roll-out that leaves the recordings must not meet a parabola that nothing was fitted to there.
+    inside = dataset.mask[..., None] > 0
+    seen = [(jnp.where(inside, obs, jnp.inf), jnp.where(inside, obs, -jnp.inf)) for obs in steps_obs]
+    low = jnp.minimum(*(jnp.min(x, axis=(0, 1)) for x, _ in seen))
+    high = jnp.maximum(*(jnp.max(x, axis=(0, 1)) for _, x in seen))
+    return lambda obs: features_fn(jnp.clip(obs, low, high)) @ coefficients
 
 
 def _pairs(dataset: Trajectory) -> tuple[Array, Array]:
