@@ -181,14 +181,6 @@ def continuous_task(
     def log_probs(params: PyTree, dataset: Trajectory) -> Array:
         return jax.vmap(jax.vmap(lambda s, a: policy_fn(params, s).log_prob(a)))(dataset.obs, dataset.action)
 
-    def norms(params: PyTree, dataset: Trajectory) -> Array:
-        shape = dataset.mask.shape
-        obs, action = (x.reshape((-1,) + x.shape[2:]) for x in (dataset.obs, dataset.action))
-        found = score_norms(
-            params, obs, action, policy_fn=policy_fn, order=config.score_order, chunk=min(1024, len(obs))
-        )
-        return found.reshape(shape)
-
     def q_values(model_params: PyTree, params: PyTree, dataset: Trajectory, key: Key) -> Array:
         obs, action = (x.reshape((-1,) + x.shape[2:]) for x in (dataset.obs, dataset.action))
         values = batch_rollout_values(
@@ -218,7 +210,7 @@ def continuous_task(
         init_model=model.init,
         collect=collect,
         log_probs=log_probs,
-        score_norms=norms,
+        score_norms=partial(_norms, policy_fn, config.score_order),
         fit=partial(_fit, model, config),
         q_values=q_values,
         evaluate=evaluate,
@@ -286,6 +278,12 @@ def _collect(
 
     one = partial(trajectories.collect, env, act_fn=act_fn, length=length)
     return jax.vmap(one)(jax.random.split(key, count))
+
+
+def _norms(policy_fn: Any, order: float, params: PyTree, dataset: Trajectory) -> Array:
+    obs, action = (x.reshape((-1,) + x.shape[2:]) for x in (dataset.obs, dataset.action))
+    found = score_norms(params, obs, action, policy_fn=policy_fn, order=order, chunk=min(1024, len(obs)))
+    return found.reshape(dataset.mask.shape)
 
 
 def _host_collector(env: HostEnv) -> Callable[..., Trajectory]:
