@@ -74,7 +74,7 @@ def environment(config: Config) -> Env | HostEnv:
     if config.domain == "minigolf":
         return minigolf.make(far_friction=config.far_friction, max_episode_steps=config.episode_steps)
     instances = {"num_envs": min(config.trajectories, config.eval_episodes)} if config.physics == "mujoco" else {}
-    return envs.make(f"mbbl/swimmer/{config.physics}", max_episode_steps=config.episode_steps, **instances)
+    return envs.make(config.env, max_episode_steps=config.episode_steps, **instances)
 
 
 def make_task(config: Config, env: Env | HostEnv) -> Task:

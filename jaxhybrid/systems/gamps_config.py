@@ -72,6 +72,11 @@ class Config:
     eval_episodes: int = 100
     """Episodes per evaluation; finite problems are evaluated exactly."""
 
+    @property
+    def env(self) -> str:
+        """Name of the environment that the domain is played in."""
+        return f"mbbl/swimmer/{self.physics}" if self.domain == "swimmer" else self.domain
+
 
 _POSITIVE = (
     "far_friction",

@@ -181,14 +181,6 @@ def continuous_task(
     def log_probs(params: PyTree, dataset: Trajectory) -> Array:
         return jax.vmap(jax.vmap(lambda s, a: policy_fn(params, s).log_prob(a)))(dataset.obs, dataset.action)
 
-    def norms(params: PyTree, dataset: Trajectory) -> Array:
-        shape = dataset.mask.shape
-        obs, action = (x.reshape((-1,) + x.shape[2:]) for x in (dataset.obs, dataset.action))
-        found = score_norms(
-            params, obs, action, policy_fn=policy_fn, order=config.score_order, chunk=min(1024, len(obs))
-        )
-        return found.reshape(shape)
-
     def q_values(model_params: PyTree, params: PyTree, dataset: Trajectory, key: Key) -> Array:
         obs, action = (x.reshape((-1,) + x.shape[2:]) for x in (dataset.obs, dataset.action))
         values = batch_rollout_values(
@@ -218,7 +210,7 @@ def continuous_task(
         init_model=model.init,
         collect=collect,
         log_probs=log_probs,
-        score_norms=norms,
+        score_norms=partial(_norms, policy_fn, config.score_order),
         fit=partial(_fit, model, config),
         q_values=q_values,
         evaluate=evaluate,
@@ -233,7 +225,8 @@ def terminal_value(
     """Returns what is expected after the last step of a roll-out, None for nothing.
 
     The value of the current policy, linear in features, from single recorded steps, each with the truncated ratio of
-    its own action. It is a constant of the gradient: a wrong one biases the values and nothing else.
+    its own action; beyond the range of the recorded observations it is that of the border. It is a constant of the
+    gradient: a wrong one biases the values and nothing else.
 
     Args:
       config: the numbers.
@@ -244,12 +237,18 @@ def terminal_value(
     if config.terminal_value == "none":
         return None
     ratio = importance.truncated_weights(log_prob - dataset.behaviour_log_prob, maximum=config.max_ratio)
-    features = [jax.vmap(jax.vmap(features_fn))(obs) for obs in (dataset.obs, dataset.next_obs)]
+    steps_obs = (dataset.obs, dataset.next_obs)
+    features = [jax.vmap(jax.vmap(features_fn))(obs) for obs in steps_obs]
     steps = (*features, dataset.reward, dataset.discount, jnp.where(dataset.mask > 0, ratio, 0.0))
     coefficients = temporal_difference_coefficients(
         *(x.reshape((-1,) + x.shape[2:]) for x in steps), gamma=config.gamma, ridge=config.value_ridge
     )
-    return lambda obs: features_fn(obs) @ coefficients
+    # A roll-out that leaves the recordings must not meet a parabola that nothing was fitted to there.
+    inside = dataset.mask[..., None] > 0
+    seen = [(jnp.where(inside, obs, jnp.inf), jnp.where(inside, obs, -jnp.inf)) for obs in steps_obs]
+    low = jnp.minimum(*(jnp.min(x, axis=(0, 1)) for x, _ in seen))
+    high = jnp.maximum(*(jnp.max(x, axis=(0, 1)) for _, x in seen))
+    return lambda obs: features_fn(jnp.clip(obs, low, high)) @ coefficients
 
 
 def _pairs(dataset: Trajectory) -> tuple[Array, Array]:
@@ -279,6 +278,12 @@ def _collect(
 
     one = partial(trajectories.collect, env, act_fn=act_fn, length=length)
     return jax.vmap(one)(jax.random.split(key, count))
+
+
+def _norms(policy_fn: Any, order: float, params: PyTree, dataset: Trajectory) -> Array:
+    obs, action = (x.reshape((-1,) + x.shape[2:]) for x in (dataset.obs, dataset.action))
+    found = score_norms(params, obs, action, policy_fn=policy_fn, order=order, chunk=min(1024, len(obs)))
+    return found.reshape(dataset.mask.shape)
 
 
 def _host_collector(env: HostEnv) -> Callable[..., Trajectory]:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
+import scipy.special
 
 from jaxhybrid import policies
 from jaxhybrid.envs import finite, gridworld
@@ -107,18 +109,72 @@ def learn(topology, weights, iterations=100, seeds=4):
     return np.asarray(returns), np.asarray(cosines)
 
 
+def likely_effects(counts, moves):
+    """Probabilities of the effects of one action under which its moves are likeliest, by descent on their logits."""
+    seen = [(count, moves[s] == t) for (s, t), count in np.ndenumerate(counts) if count > 0]
+    weight, leads = np.array([count for count, _ in seen]), np.array([which for _, which in seen], float)
+
+    def loss(logits):
+        probs = scipy.special.softmax(logits)
+        share = leads @ probs
+        slope = -(weight / share) @ leads / weight.sum()
+        return -weight @ np.log(share) / weight.sum(), probs * (slope - slope @ probs)
+
+    found = scipy.optimize.minimize(loss, np.zeros(5), jac=True, options={"gtol": 1e-7})
+    return scipy.special.softmax(found.x)
+
+
+def ascend_by_hand(topology, table, iterations):
+    """Returns over iterations with the likely model: linear systems, closed-form gradients and Adam in NumPy."""
+    grid, problem = gridworld.layout(topology), gridworld.problem(topology, gamma=0.95)
+    transition, reward, start = (np.asarray(x, np.float64) for x in problem[:3])
+    table, free = np.array(table, np.float64), grid.fixed_action < 0
+    fixed = np.eye(4)[grid.fixed_action]
+    first, second, returns = np.zeros_like(table), np.zeros_like(table), []
+
+    def evaluated(model, probs):
+        chain = np.eye(25) - 0.95 * np.einsum("sa,sat->st", probs, model)
+        values = np.linalg.solve(chain, np.sum(probs * reward, axis=1))
+        return values, reward + 0.95 * model @ values, np.linalg.solve(chain.T, start)
+
+    for i in range(1, iterations + 1):
+        probs = np.where(free[:, None], scipy.special.softmax(table, axis=1), fixed)
+        values, _, visits = evaluated(transition, probs)
+        returns.append(start @ values)
+        counts = visits[:, None, None] * probs[:, :, None] * transition
+        counts[grid.goal] = 0.0
+        model = transition.copy()
+        for action in range(4):
+            effects = likely_effects(counts[:, action], grid.moves)
+            for s in np.flatnonzero(np.arange(25) != grid.goal):
+                model[s, action] = np.bincount(grid.moves[s], effects, 25)
+        values, q, _ = evaluated(model, probs)
+        gradient = free[:, None] * visits[:, None] * probs * (q - np.sum(probs * q, axis=1, keepdims=True))
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        table += 0.1 * first / (1 - 0.9**i) / (np.sqrt(second / (1 - 0.999**i)) + 1e-8)
+    return np.array(returns)
+
+
+@pytest.mark.float64
+def test_the_likely_models_way_by_hand():
+    returns, _ = learn("two_areas", "likelihood")
+    # One start all the way: what is learnt depends on it, so a mean over starts would show little.
+    key = jax.random.split(jax.random.key(0), 4)[1]
+    table = policies.tabular_softmax(gridworld.layout().fixed_action, 4).init(key)
+    by_hand = ascend_by_hand("two_areas", table, 100)
+    np.testing.assert_allclose(returns[1], by_hand, atol=1e-3)
+    assert returns[1, 0] < returns[1, -1] - 3.0
+
+
 @pytest.mark.float64
 def test_the_gradient_aware_model_learns_what_the_true_gradient_does():
-    """Worked out elsewhere, from four other starts: -9.51 with the true gradient, -11.65 with maximum likelihood."""
+    """The best return is -9.51; how far the likely model stays behind is in the test by hand."""
     (exact, _), (aware, cosine), (likely, likely_cosine) = (
         learn("two_areas", kind) for kind in ("exact", "gradient_aware", "likelihood")
     )
     assert exact[:, -1].mean() == pytest.approx(-9.51, abs=0.02)
     np.testing.assert_allclose(aware, exact, atol=2e-3)
     assert np.all(cosine[:, 0] > 0.9999)
-    # Where maximum likelihood ends depends on the start: both figures are means over four of them.
-    standard_error = likely[:, -1].std(ddof=1) * np.sqrt(1 / 4 + 1 / 4)
-    assert standard_error < 0.2 and abs(likely[:, -1].mean() + 11.65) < 5 * standard_error
     assert likely[:, -1].max() < exact[:, -1].min() - 1.5
     assert np.all(likely_cosine[:, 0] < 0.95)
 

@@ -267,6 +267,10 @@ def test_a_terminal_value_is_that_of_the_current_policy():
     value_fn = terminal_value(config, lambda s: jnp.concatenate([jnp.ones(1), s]), masked, zeros)
     found = jax.vmap(value_fn)(obs[0])
     np.testing.assert_allclose(found, obs[0, :, 0] / 0.6 - 5.0, rtol=1e-3, atol=1e-3)
+    # Outside of what was recorded it is the value of the border.
+    first, edge = masked.obs[:, :3].reshape(-1, 2), jnp.array([0.3, 0.0])
+    beyond = value_fn(jnp.array([1e6, 0.0]))
+    np.testing.assert_allclose(beyond, value_fn(edge.at[0].set(first[:, 0].max())), rtol=1e-5)
     # Rewards of actions that the policy takes e times as often count e times as much.
     log_prob = jnp.broadcast_to(jnp.arange(4.0) == 0, (30, 4)).astype(float)
     constant = data._replace(reward=log_prob, obs=0 * obs, next_obs=0 * obs)

@@ -1,0 +1,54 @@
+"""One gradient-aware policy search with checkpoints: any preset, in the batch setting or collecting between updates.
+
+``python -m experiments gamps_search --preset gridworld --config.fresh-trajectories 20 --seeds 8``; the comparison of
+methods is the study ``gamps``. The swimmer runs on Brax here: a search over recordings of the host has nothing to
+collect between checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import cli, training
+from jaxhybrid.systems import gamps
+from jaxhybrid.systems.gamps_config import checked
+
+STUDY = "gamps_search"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the search; returns the exit code of the process.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument that makes no sense; nothing was written then.
+    """
+    arguments = cli.parse(
+        argv,
+        module=f"experiments {STUDY}",
+        description=(__doc__ or "").partition("\n")[0],
+        presets={name: dataclasses.replace(config, physics="generalized") for name, config in gamps.presets.items()},
+        preset="gridworld",
+    )
+    config = checked(arguments.config)
+    if arguments.env != config.env:
+        raise InputError(f"env={arguments.env!r} is not that of domain={config.domain!r}: leave the option out.")
+    return training.train(
+        gamps.make,
+        gamps.environment(config),
+        study=STUDY,
+        preset=arguments.preset,
+        config=config,
+        options=arguments.run,
+        iterations=config.iterations,
+        command=arguments.command,
+    ).exit_code
+
+
+if __name__ == "__main__":
+    cli.run_main(main, sys.argv[1:])
