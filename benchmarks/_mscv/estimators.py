@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -91,7 +91,7 @@ def with_coefficient(base: PyTree, corrected: PyTree, *, per_tensor: bool) -> tu
         if per_tensor:
             coef = jax.tree.map(optimal_coefficient, part(base, fit), part(control, fit))
         else:
-            one = optimal_coefficient(*(_flat(part(tree, fit)) for tree in (base, control)))
+            one = optimal_coefficient(_flat(part(base, fit)), _flat(part(control, fit)))
             coef = jax.tree.map(lambda _, one=one: one, base)
         halves.append(jax.tree.map(lambda b, h, c: b - float(c) * h, part(base, use), part(control, use), coef))
         used.append(coef)
@@ -99,10 +99,10 @@ def with_coefficient(base: PyTree, corrected: PyTree, *, per_tensor: bool) -> tu
     return jax.tree.map(lambda a, b: np.concatenate([b, a]), *halves), _named(mean)
 
 
-def _flat(tree: PyTree) -> np.ndarray:
+def _flat(tree: PyTree) -> Array:
     leaves = jax.tree.leaves(tree)
-    return np.concatenate([np.asarray(x).reshape(len(x), -1) for x in leaves], axis=1)
+    return jnp.concatenate([jnp.asarray(x).reshape(len(x), -1) for x in leaves], axis=1)
 
 
-def _named(tree: PyTree) -> Mapping[str, float]:
+def _named(tree: PyTree) -> dict[str, float]:
     return {jax.tree_util.keystr(path): value for path, value in jax.tree_util.tree_leaves_with_path(tree)}

@@ -51,6 +51,8 @@ def load(directory: Path, seed: int, num_envs: int | None = None) -> Run:
     Raises:
       InputError: it is no such run, has no such seed, or no checkpoint.
     """
+    if not (directory / "manifest.json").exists():
+        raise InputError(f"run={str(directory)!r} holds no run: name the directory of one.")
     identity = records.identity(directory)
     if identity.get("study") != "mscv" or seed not in identity["seeds"]:
         raise InputError(f"run={str(directory)!r} is no run of the study 'mscv' with seed={seed}: name one.")

@@ -29,7 +29,7 @@ def make_gmas():
 
 
 def make_mscv():
-    return mscv.make(mscv.presets["smoke"], envs.make("pendulum"))
+    return mscv.make(mscv.presets["smoke"], envs.make("lqr/double_integrator"))
 
 
 @functools.cache
@@ -52,16 +52,10 @@ def bits(tree):
     return [raw(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize(
-    ("make", "seeds"),
-    [
-        (make_maac, 1),
-        (make_gamps, 1),
-        (make_gamps, 2),
-        (make_mscv, 2),
-        pytest.param(make_gmas, 1, marks=pytest.mark.slow),
-    ],
-)
+SLOW = [pytest.param(make, seeds, marks=pytest.mark.slow) for make, seeds in ((make_gmas, 1), (make_mscv, 2))]
+
+
+@pytest.mark.parametrize(("make", "seeds"), [(make_maac, 1), (make_gamps, 1), (make_gamps, 2), (make_mscv, 1), *SLOW])
 def test_a_state_from_a_checkpoint_goes_on_to_the_bit(tmp_path, make, seeds):
     (_, before, after), step = states(make, seeds)
     checkpoint.save(tmp_path, 1, before, {})
