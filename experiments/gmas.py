@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         default_env="maze",
     )
     config = arguments.config
-    env, test_env, sprites = _environments(arguments.env, config)
+    env, test_env, sprites = environments(arguments.env, config)
     tested = test_env if config.test_depths else None
     return training.train(
         lambda numbers, _: gmas.make(numbers, env, sprites=sprites, test_env=tested),
@@ -66,7 +66,7 @@ def _with_method(argv: Sequence[str]) -> list[str]:
     return rest if given.depth is None else [*rest, "--config.match-depth", given.depth]
 
 
-def _environments(name: str, config: gmas.Config):
+def environments(name: str, config: gmas.Config):
     """The environment of the random moves, the one of the tests, and what their cells look like."""
     # Imported here, so that a refused argument needs no JAX.
     from jaxhybrid import envs

@@ -235,7 +235,8 @@ def _critic_loss(
     td_loss, metrics = squared_error(touched, example, key, q_fn=lambda p, z, action: q_fn(p, z)[action])
     loss = td_loss / parts.num_actions if config.mean_td else td_loss
     metrics["td"] = td_loss
-    if config.alpha == 0.0:
+    # A weight that is swept is traced, and then the slopes are there even where it is zero.
+    if isinstance(config.alpha, float) and config.alpha == 0.0:
         return loss, metrics
 
     def plan_fn(z: Array, action: Array) -> Array:
