@@ -17,6 +17,7 @@ from jaxhybrid.guard import Guard, apply_if_finite
 from jaxhybrid.losses.batching import batched
 from jaxhybrid.losses.context import bottleneck_loss, decoder_loss, exploration_rewards
 from jaxhybrid.losses.critic import double_q_targets, sequence_squared_error
+from jaxhybrid.ops import trees
 from jaxhybrid.systems import dream_joined
 from jaxhybrid.systems.dream_config import Config
 from jaxhybrid.systems.dream_trials import previous_actions
@@ -200,7 +201,7 @@ def exploration_update(
         return _td_loss(config, heads(params), slow, episodes, reward, num_steps)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    metrics |= {"reward": jnp.sum(reward) / jnp.sum(episodes.mask), "grad_norm": optax.global_norm(grads)}
+    metrics |= {"reward": jnp.sum(reward) / jnp.sum(episodes.mask), "grad_norm": trees.norm(grads)}
     return _stepped(parts, agent, grads, own_step), metrics
 
 
@@ -259,7 +260,7 @@ def execution_update(
         return td + decoder + config.bottleneck * length, metrics
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    return _stepped(parts, agent, grads, own_step), metrics | {"grad_norm": optax.global_norm(grads)}
+    return _stepped(parts, agent, grads, own_step), metrics | {"grad_norm": trees.norm(grads)}
 
 
 def _given(_: PyTree, codes: Array) -> Array:
