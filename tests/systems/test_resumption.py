@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhybrid.envs import catcher
+from jaxhybrid.envs import catcher, city, city_trials
 from jaxhybrid.runtime import checkpoint
-from jaxhybrid.systems import gamps, gmas
+from jaxhybrid.systems import dream, gamps, gmas
 from tests.systems import cases
 
 
@@ -25,6 +25,10 @@ def make_gamps():
 def make_gmas():
     env = catcher.make()
     return gmas.make(gmas.presets["smoke"], env, test_env=env)
+
+
+def make_dream():
+    return dream.make(dream.presets["smoke"], city_trials.environment(city.make("distraction")))
 
 
 @functools.cache
@@ -49,7 +53,13 @@ def bits(tree):
 
 @pytest.mark.parametrize(
     ("make", "seeds"),
-    [(make_maac, 1), (make_gamps, 1), (make_gamps, 2), pytest.param(make_gmas, 1, marks=pytest.mark.slow)],
+    [
+        (make_maac, 1),
+        (make_gamps, 1),
+        (make_gamps, 2),
+        pytest.param(make_gmas, 1, marks=pytest.mark.slow),
+        pytest.param(make_dream, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_state_from_a_checkpoint_goes_on_to_the_bit(tmp_path, make, seeds):
     (_, before, after), step = states(make, seeds)
