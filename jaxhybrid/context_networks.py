@@ -8,6 +8,7 @@ may have any leading axes: a batch as one array lets the memory take the gradien
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -71,12 +72,17 @@ class ContextNetworks(NamedTuple):
         the first knows nothing.
       exploration: inputs ``obs [T, C]`` and the actions before them, plus one, 0 at the start, ``[T]``.
       execution: inputs ``obs [T, C]``, ``goal [G]`` and the code of the task ``[CODE]``.
+      embed: ``embed(execution params, obs [..., C]) -> [..., CODE]``, the states that the execution policy sees.
+      values_of: ``values_of(execution params, states [..., CODE], goal [G], code [CODE]) -> Heads`` of embedded states,
+        for a policy without a memory.
     """
 
     problem: Network
     decoder: Network
     exploration: RecurrentQ
     execution: RecurrentQ
+    embed: Callable[[PyTree, Array], Array]
+    values_of: Callable[..., Heads]
 
 
 def dueling(heads: Heads, *, mean: Literal["state", "batch"] = "state") -> Array:
@@ -118,17 +124,14 @@ def make_networks(
     actions, several = jnp.zeros(1, jnp.int32), jnp.zeros((2, len(obs_sizes)), jnp.int32)
     sizes = {"obs_sizes": tuple(obs_sizes), "num_actions": num_actions}
     start = (jnp.zeros(_MEMORY),) * 2
+    executor = _ExecutionPolicy(**sizes, goal_sizes=tuple(goal_sizes), recurrent=recurrent)
     return ContextNetworks(
         problem=_network(_ProblemEncoder(num_ids), jnp.zeros((), jnp.int32)),
         decoder=_network(TrajectoryDecoder(**sizes), several, actions),
         exploration=_policy(_ExplorationPolicy(**sizes), start, obs, actions),
-        execution=_policy(
-            _ExecutionPolicy(**sizes, goal_sizes=tuple(goal_sizes), recurrent=recurrent),
-            start if recurrent else (),
-            obs,
-            goal,
-            code,
-        ),
+        execution=_policy(executor, start if recurrent else (), obs, goal, code),
+        embed=_method(executor, "embed"),
+        values_of=_method(executor, "values_of"),
     )
 
 
@@ -276,6 +279,12 @@ class _ExecutionPolicy(nn.Module):
             seen = hidden[0]
         return hidden, self._read(seen, code)
 
+    def embed(self, obs: Array) -> Array:
+        return self.state(obs)
+
+    def values_of(self, state: Array, goal: Array, code: Array) -> Heads:
+        return self._read(_beside(state, self.goal(goal)), code)
+
     def _seen(self, obs: Array, goal: Array) -> Array:
         joined = _beside(self.state(obs), self.goal(goal))
         return self.torso(nn.relu(joined)) if self.recurrent else joined
@@ -287,6 +296,10 @@ class _ExecutionPolicy(nn.Module):
 
 def _network(module: nn.Module, *inputs: Array) -> Network:
     return Network(lambda key: module.init(key, *inputs), module.apply)
+
+
+def _method(module: nn.Module, name: str) -> Callable[..., Any]:
+    return partial(module.apply, method=name)
 
 
 def _policy(module: nn.Module, start: Hidden, *inputs: Array) -> RecurrentQ:

@@ -23,9 +23,10 @@ from jaxhybrid.losses.abstract import (
     volume_loss,
 )
 from jaxhybrid.losses.adaptation import Adaptable, Outcomes, adaptation_loss, outcome_loss
+from jaxhybrid.losses.context import bottleneck_loss, decoder_loss
 from jaxhybrid.losses.context_model import ContextStep, context_model_loss
 from jaxhybrid.losses.control_variate import mscv_loss, qprop_loss, svg_loss
-from jaxhybrid.losses.critic import entropy_temperature_loss, squared_error
+from jaxhybrid.losses.critic import entropy_temperature_loss, sequence_squared_error, squared_error
 from jaxhybrid.losses.gradient_matching import critic_slope_loss, gradient_matching_loss
 from jaxhybrid.losses.model_value import model_value_surrogate, per_decision_surrogate
 from jaxhybrid.losses.multi_step import multi_step_loss
@@ -163,6 +164,21 @@ LOSSES = {
         jnp.array([0.3, -0.7]),
         (OBS, jnp.array([0.1, 0.4]), jnp.array(1.5)),
         {"q_fn": lambda params, obs, action: params * jnp.sum(obs) + action[:1]},
+    ),
+    sequence_squared_error: (
+        jnp.array([[0.3, -0.7]]),
+        (jnp.ones((3, 1)), jnp.array([1, 0, 1]), jnp.array([0.2, -0.4, 0.5]), jnp.array([1.0, 1.0, 0.0])),
+        {"q_fn": lambda params, inputs: jnp.cumsum(inputs, axis=0) @ params},
+    ),
+    decoder_loss: (
+        jnp.array([[0.3, -0.7]]),
+        (jnp.ones((3, 1)), jnp.array([1.0, 0.0]), jnp.array([0.2, -0.4])),
+        {"decode_fn": lambda params, inputs: jnp.cumsum(inputs, axis=0) @ params},
+    ),
+    bottleneck_loss: (
+        jnp.array([[3.0, 1.0], [2.0, -3.0]]),
+        jnp.array(1),
+        {"encode_fn": lambda params, task: params[task]},
     ),
     entropy_temperature_loss: (jnp.array(-0.3), jnp.array(1.2), {"target_entropy": -2.0}),
     transition_loss: (
@@ -377,7 +393,7 @@ def system_modules():
 
 
 def test_every_system_has_a_case():
-    assert list(system_modules()) == ["gamps", "gmas", "maac", "mscv"]
+    assert list(system_modules()) == ["dream", "gamps", "gmas", "maac", "mscv"]
 
 
 def test_system_steps_have_the_shape_of_scan():

@@ -18,8 +18,9 @@ from jaxhybrid import trials as records
 from jaxhybrid.envs import city
 from jaxhybrid.systems import dream_joined, dream_trials, dream_updates
 from jaxhybrid.systems.dream_config import Config, checked, presets
+from jaxhybrid.systems.dream_diagnosis import action_entropy, informative_steps
 from jaxhybrid.systems.dream_trials import Task
-from jaxhybrid.systems.dream_updates import METRICS, Agent, Parts
+from jaxhybrid.systems.dream_updates import Agent, Parts
 from jaxhybrid.trials import Episode, Store, Trial
 from jaxhybrid.types import Array, Env, Key, Metrics, System
 
@@ -101,7 +102,7 @@ def _round(parts: Parts, draw_fn: Callable[[Array, Key], Task], state: State, ke
     tasks = jax.vmap(draw_fn)(numbers, jax.random.split(draw_key, config.parallel_trials))
     played = jax.vmap(partial(_play, parts, state.agents))(tasks, jax.random.split(play_key, config.parallel_trials))
     store = records.add(state.store, played)
-    agents, logged = dict(state.agents), _played_metrics(played)
+    agents, logged = dict(state.agents), _played_metrics(parts, played)
     learning = {"exploration": _explorer_learns, "execution": _executor_learns}
     for (name, learn), learn_key in zip(learning.items(), learn_keys, strict=True):
         if name in agents:
@@ -122,7 +123,7 @@ def _explorer_learns(
 
     learning = (store.count >= config.exploration_starts) & (config.method == "dream")
     lengths = jnp.sum(played[1].exploration.mask, axis=1)
-    return _updates(config, "exploration", agents["exploration"], update, lengths, learning, key)
+    return _updates(parts, "exploration", agents["exploration"], update, lengths, learning, key)
 
 
 def _executor_learns(
@@ -143,7 +144,7 @@ def _executor_learns(
         return dream_updates.execution_update(parts, agents | {"execution": agent}, batch, by_id, own_step, noise_key)
 
     stored = store.count if config.recurrent else agent.steps + jnp.sum(lengths)
-    return _updates(config, "execution", agent, update, lengths, stored >= config.execution_starts, key)
+    return _updates(parts, "execution", agent, update, lengths, stored >= config.execution_starts, key)
 
 
 def _sampled(config: Config, store: Store, step_ends: Array, key: Key) -> tuple[Trial, Episode]:
@@ -160,7 +161,7 @@ def _sampled(config: Config, store: Store, step_ends: Array, key: Key) -> tuple[
 
 
 def _updates(
-    config: Config,
+    parts: Parts,
     name: str,
     agent: Agent,
     update: Callable[[Agent, Array, Key], tuple[Agent, dict[str, Array]]],
@@ -172,14 +173,14 @@ def _updates(
 
     A loop of as many turns as are due, so that no arithmetic is spent on updates that are not.
     """
-    before = agent.steps
+    every, before = parts.config.update_every, agent.steps
     after = before + jnp.sum(lengths).astype(jnp.int32)
-    first, last = before // config.update_every, after // config.update_every
-    zeros = dict.fromkeys(METRICS[name], jnp.zeros(()))
+    first, last = before // every, after // every
+    zeros = dict.fromkeys(parts.metrics[name], jnp.zeros(()))
 
     def one(i: Array, carry: tuple[Agent, dict[str, Array]]) -> tuple[Agent, dict[str, Array]]:
         agent, sums = carry
-        agent, logged = update(agent, (i + 1) * config.update_every, jax.random.fold_in(key, i))
+        agent, logged = update(agent, (i + 1) * every, jax.random.fold_in(key, i))
         return agent, {metric: sums[metric] + logged[metric] for metric in sums}
 
     agent, sums = jax.lax.fori_loop(first, jnp.where(learning, last, first), one, (agent, zeros))
@@ -254,14 +255,19 @@ def _tests(parts: Parts, agents: dict[str, Agent]) -> dict[str, Array]:
         metrics |= {
             f"{phase}/return": jnp.mean(jnp.sum(trials.execution.reward, axis=1)),
             f"{phase}/exploration_steps": jnp.mean(jnp.sum(trials.exploration.mask, axis=1)),
+            f"{phase}/action_entropy": action_entropy(parts.town, trials.execution),
         }
     return metrics
 
 
-def _played_metrics(played: Trial) -> dict[str, Sum]:
+def _played_metrics(parts: Parts, played: Trial) -> dict[str, Sum]:
     """Sums over the training trials of a round, and their number."""
     count = jnp.asarray(played.task_id.shape[0], jnp.float32)
-    return {
+    informative = {
+        f"collect/informative_{name}": (jnp.sum(informative_steps(parts.town, episodes)), jnp.sum(episodes.mask))
+        for name, episodes in (("exploration", played.exploration), ("execution", played.execution))
+    }
+    return informative | {
         "collect/return": (jnp.sum(played.execution.reward), count),
         "collect/exploration_steps": (jnp.sum(played.exploration.mask), count),
         "collect/execution_steps": (jnp.sum(played.execution.mask), count),

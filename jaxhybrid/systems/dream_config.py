@@ -83,6 +83,37 @@ class Config:
     penalty: float = 0.1
     """Cost of an exploration step, c: 0.1 as released, 0.01 in the paper."""
 
+    gradient: Literal["off", "augment", "replace"] = "off"
+    """Whether the gradients by which a model adapts to exploration are read for the code of a task: beside what the
+    decoder says, or in its place."""
+    reader: Literal["flat", "attention", "low_rank"] = "flat"
+    """What reads them, see `gradient_readers`; the paper's is flat."""
+    gradient_rank: int = 16
+    """Random directions on either side of a layer; 2 x 16 x 16 numbers are read of two layers."""
+    inner_rate: float = 0.1
+    """Step size of the adaptation, at the start if it is learned."""
+    inner_rates: Literal["fixed", "learned"] = "fixed"
+    """Whether every tensor of the model learns a step size of its own."""
+    inner_order: Literal["second", "first"] = "second"
+    """Whether learning sees through the gradient of the adaptation."""
+    model_learning_rate: float = 1e-3
+    """Adam step size of the model that is adapted."""
+    surprise: float = 0.0
+    """Power of a step's error in its weight for that model: 0 weighs all steps alike."""
+
+    model: Literal["off", "shared", "planning"] = "off"
+    """Whether the states of the execution policy also serve a model of their dynamics, and one of reward and end."""
+    disambiguation: float = 1.0
+    """Weight of what keeps different states apart."""
+    sharpness: float = 5.0
+    """How near states have to be for that, C."""
+    mix: float = 0.0
+    """Share of exploration steps in what the model learns from, 0.5 where the paper mixes them in."""
+    planning_depth: int = 0
+    """Model steps that the execution agent looks ahead."""
+    planning_values: Literal["deepest", "average"] = "deepest"
+    """Whether it acts by the values of that depth, or by the mean over all depths, as CRAR does."""
+
     test_trials: int = 100
     """Trials of each test, always the same: the released ones of the split."""
 
@@ -90,15 +121,25 @@ class Config:
 _POSITIVE = (
     "trials", "trials_per_iteration", "parallel_trials", "learning_rate", "clip_norm", "batch_size", "update_every",
     "target_interval", "epsilon_steps", "capacity", "exploration_window", "execution_window", "test_trials",
+    "gradient_rank", "inner_rate", "model_learning_rate", "sharpness",
 )  # fmt: skip
-_NOT_NEGATIVE = ("exploration_starts", "execution_starts", "noise", "bottleneck", "bound", "penalty")
-_UNIT = ("gamma", "epsilon_start", "epsilon_end")
+_NOT_NEGATIVE = (
+    "exploration_starts", "execution_starts", "noise", "bottleneck", "bound", "penalty", "surprise", "disambiguation",
+    "planning_depth",
+)  # fmt: skip
+_UNIT = ("gamma", "epsilon_start", "epsilon_end", "mix")
 _CHOICES = {
     "task_order": ("random", "released"),
     "method": ("dream", "no_exploration", "rl2"),
     "init_target": ("copy", "random"),
     "dueling_mean": ("state", "batch"),
     "target_context": ("matched", "id"),
+    "gradient": ("off", "augment", "replace"),
+    "reader": ("flat", "attention", "low_rank"),
+    "inner_rates": ("fixed", "learned"),
+    "inner_order": ("second", "first"),
+    "model": ("off", "shared", "planning"),
+    "planning_values": ("deepest", "average"),
 }
 
 
@@ -135,10 +176,34 @@ def checked(config: Config, env: str) -> Config:
             raise InputError(f"{whole}={total} must be a multiple of {part}={count}: {near} is the nearest.")
     if config.parallel_trials > config.capacity:
         raise InputError(f"parallel_trials={config.parallel_trials} must not exceed capacity={config.capacity}.")
+    _check_extensions(config)
     return config
 
 
-VARIANTS: dict[str, dict[str, object]] = {"dream": {}}
+def _check_extensions(config: Config) -> None:
+    """Raises an InputError where an extension misses what it extends."""
+    extended = [f"{name}={getattr(config, name)!r}" for name in ("gradient", "model") if getattr(config, name) != "off"]
+    if extended and config.method != "dream":
+        raise InputError(
+            f"method={config.method!r} does without a code of the task: {extended[0]} needs method='dream'."
+        )
+    if config.planning_depth and config.model != "planning":
+        raise InputError(
+            f"planning_depth={config.planning_depth} plans on a task without a model: use model='planning', or depth 0."
+        )
+    if config.planning_depth and config.recurrent:
+        raise InputError("recurrent=True hides what the model predicts in a memory: to plan, use recurrent=False.")
+    if config.mix and config.model == "off":
+        raise InputError(f"mix={config.mix} is a share of what a model learns from: use model='shared' or 'planning'.")
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "dream": {},
+    "gradient": {"gradient": "augment"},
+    "shared": {"model": "shared"},
+    "planning": {"model": "planning", "planning_depth": 1},
+    "planning-mixed": {"model": "planning", "planning_depth": 1, "mix": 0.5},
+}
 """The extensions of the paper as changes of any preset; "dream" is the baseline."""
 
 _DREAM = Config()

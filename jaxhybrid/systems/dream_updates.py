@@ -17,17 +17,17 @@ from jaxhybrid.guard import Guard, apply_if_finite
 from jaxhybrid.losses.batching import batched
 from jaxhybrid.losses.context import bottleneck_loss, decoder_loss, exploration_rewards
 from jaxhybrid.losses.critic import double_q_targets, sequence_squared_error
-from jaxhybrid.systems import dream_joined
+from jaxhybrid.ops import trees
+from jaxhybrid.systems import dream_extensions, dream_joined
 from jaxhybrid.systems.dream_config import Config
+from jaxhybrid.systems.dream_extensions import Extension
 from jaxhybrid.systems.dream_trials import previous_actions
 from jaxhybrid.trials import Episode, Trial
 from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = ["METRICS", "Agent", "Parts", "execution_update", "exploration_update", "init_agents", "make_parts"]
+__all__ = ["Agent", "Parts", "execution_update", "exploration_update", "init_agents", "make_parts"]
 
 _KNOWN = ("decoder", "first_error", "last_error", "code_square")
-METRICS = {"exploration": ("td", "q", "reward", "grad_norm"), "execution": ("td", "q", "grad_norm", *_KNOWN)}
-"""What an update of either agent logs."""
 
 
 class Agent(NamedTuple):
@@ -57,6 +57,8 @@ class Parts(NamedTuple):
       config: the numbers.
       town: where the trials take place.
       nets: the networks.
+      extensions: what is added to plain DREAM.
+      metrics: what an update of either agent logs.
       optimiser: of either agent.
       told_fn: ``told_fn(params, task_id, key) -> [CODE]``, the noisy code of a task.
       decode_fn: ``decode_fn(params, episodes) -> [..., T+1, CODE]``, what every prefix of explorations says.
@@ -69,6 +71,8 @@ class Parts(NamedTuple):
     config: Config
     town: City
     nets: ContextNetworks
+    extensions: tuple[Extension, ...]
+    metrics: dict[str, tuple[str, ...]]
     optimiser: optax.GradientTransformation
     told_fn: Callable[[PyTree, Array, Key], Array]
     decode_fn: Callable[[PyTree, Episode], Array]
@@ -91,8 +95,13 @@ def make_parts(config: Config, town: City) -> Parts:
     def told_fn(params: PyTree, task_id: Array, key: Key) -> Array:
         return nets.problem.apply(params["problem"], task_id) + config.noise * jax.random.normal(key, (CODE,))
 
+    extensions = dream_extensions.make_extensions(config, town, nets)
+
     def decode_fn(params: PyTree, episodes: Episode) -> Array:
-        return nets.decoder.apply(params["decoder"], episodes.obs, episodes.action)
+        codes = nets.decoder.apply(params["decoder"], episodes.obs, episodes.action)
+        for extension in extensions:
+            codes = extension.read_fn(params, codes, episodes)
+        return codes
 
     if config.method != "dream":
         # Nothing is known of the task, neither from its number nor from a trajectory.
@@ -102,21 +111,28 @@ def make_parts(config: Config, town: City) -> Parts:
         config=config,
         town=town,
         nets=nets,
-        optimiser=optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(config.learning_rate)),
+        extensions=extensions,
+        metrics={
+            "exploration": ("td", "q", "reward", "grad_norm"),
+            "execution": ("td", "q", "grad_norm", *_KNOWN, *(name for each in extensions for name in each.metrics)),
+        },
+        optimiser=dream_extensions.optimiser(config, extensions),
         told_fn=told_fn,
         decode_fn=decode_fn,
-        policies_fn=partial(_one_policy if alone else _two_policies, nets),
+        policies_fn=partial(_one_policy, nets) if alone else partial(_two_policies, config, town, nets),
         start=start,
         next_fn=(lambda hidden: hidden) if alone else (lambda _: execution_start),
     )
 
 
-def _two_policies(nets: ContextNetworks, params: dict[str, PyTree]) -> tuple[Any, Any]:
+def _two_policies(config: Config, town: City, nets: ContextNetworks, params: dict[str, PyTree]) -> tuple[Any, Any]:
     def explore_fn(hidden: PyTree, obs: Array, previous: Array) -> tuple[PyTree, Heads]:
         return nets.exploration.step(params["exploration"]["policy"], hidden, obs, previous)
 
     def execute_fn(hidden: PyTree, obs: Array, previous: Array, goal: Array, code: Array) -> tuple[PyTree, Heads]:
         del previous  # the instruction and the place are enough
+        if config.planning_depth:
+            return hidden, dream_extensions.planned_heads(config, town, nets, params["execution"], obs, goal, code)
         return nets.execution.step(params["execution"]["policy"], hidden, obs, goal, code)
 
     return explore_fn, execute_fn
@@ -151,7 +167,7 @@ def init_agents(parts: Parts, key: Key) -> dict[str, Agent]:
     nets, (key, slow_key) = parts.nets, jax.random.split(key)
 
     def drawn(key: Key) -> dict[str, dict[str, PyTree]]:
-        explore_key, execute_key, problem_key, decoder_key = jax.random.split(key, 4)
+        key, explore_key, execute_key, problem_key, decoder_key = jax.random.split(key, 5)
         params = {"execution": {"policy": nets.execution.init(execute_key)}}
         if parts.config.method != "rl2":
             params["exploration"] = {"policy": nets.exploration.init(explore_key)}
@@ -160,6 +176,8 @@ def init_agents(parts: Parts, key: Key) -> dict[str, Agent]:
                 "problem": nets.problem.init(problem_key),
                 "decoder": nets.decoder.init(decoder_key),
             }
+        for extension, extension_key in zip(parts.extensions, jax.random.split(key, len(parts.extensions) + 1)):
+            params["execution"] |= extension.init(extension_key)
         return params
 
     params = drawn(key)
@@ -200,7 +218,7 @@ def exploration_update(
         return _td_loss(config, heads(params), slow, episodes, reward, num_steps)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    metrics |= {"reward": jnp.sum(reward) / jnp.sum(episodes.mask), "grad_norm": optax.global_norm(grads)}
+    metrics |= {"reward": jnp.sum(reward) / jnp.sum(episodes.mask), "grad_norm": trees.norm(grads)}
     return _stepped(parts, agent, grads, own_step), metrics
 
 
@@ -223,14 +241,18 @@ def execution_update(
     config, agent = parts.config, agents["execution"]
     trials, episodes = batch
     size = trials.task_id.shape[0]
-    fast_key, slow_key = (jax.random.split(k, size) for k in jax.random.split(key))
+    noise_key, extension_key = jax.random.split(key)
+    fast_key, slow_key = (jax.random.split(k, size) for k in jax.random.split(noise_key))
     told_fn = jax.vmap(parts.told_fn, in_axes=(None, 0, 0))
     seen = jnp.sum(trials.exploration.mask, axis=1).astype(jnp.int32)
     num_prefixes, num_steps = jnp.mean(seen + 1.0), jnp.mean(jnp.sum(episodes.mask, axis=1))
 
-    def heads(params: PyTree, codes: Array, told: Array, by_id: Array) -> Heads:
+    def contexts(codes: Array, told: Array, by_id: Array) -> Array:
         explored = jnp.take_along_axis(codes, seen[:, None, None], axis=1)[:, 0]
-        return parts.nets.execution.apply(params["policy"], episodes.obs, trials.goal, jnp.where(by_id, told, explored))
+        return jnp.where(by_id, told, explored)
+
+    def heads(params: PyTree, contexts: Array) -> Heads:
+        return parts.nets.execution.apply(params["policy"], episodes.obs, trials.goal, contexts)
 
     slow_params = agent.target_params
     # As released, the slow values always know the number of the task.
@@ -240,12 +262,13 @@ def execution_update(
         lambda: jnp.zeros((size, 1 + parts.town.horizon, CODE)),
         lambda: parts.decode_fn(slow_params, trials.exploration),
     )
-    slow = heads(slow_params, slow_codes, told_fn(slow_params, trials.task_id, slow_key), slow_by_id)
+    slow_told = told_fn(slow_params, trials.task_id, slow_key)
+    slow = heads(slow_params, contexts(slow_codes, slow_told, slow_by_id))
 
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
         codes = parts.decode_fn(params, trials.exploration)
-        fast = heads(params, codes, told_fn(params, trials.task_id, fast_key), by_id)
-        td, metrics = _td_loss(config, fast, slow, episodes, episodes.reward, num_steps)
+        known = contexts(codes, told_fn(params, trials.task_id, fast_key), by_id)
+        td, metrics = _td_loss(config, heads(params, known), slow, episodes, episodes.reward, num_steps)
         if config.method != "dream":
             return td, metrics | dict.fromkeys(_KNOWN, jnp.zeros(()))
         # Decoded here, once for both losses; the code of the task is a constant of the decoder's.
@@ -256,10 +279,14 @@ def execution_update(
         squeeze = partial(bottleneck_loss, encode_fn=parts.nets.problem.apply, bound=config.bound)
         length, code = batched(squeeze)(params["problem"], trials.task_id, key)
         metrics |= {"decoder": decoder, **errors, "code_square": code["square"]}
-        return td + decoder + config.bottleneck * length, metrics
+        loss = td + decoder + config.bottleneck * length
+        for extension in parts.extensions:
+            added, found = extension.loss_fn(params, trials, episodes, known, extension_key)
+            loss, metrics = loss + added, metrics | found
+        return loss, metrics
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    return _stepped(parts, agent, grads, own_step), metrics | {"grad_norm": optax.global_norm(grads)}
+    return _stepped(parts, agent, grads, own_step), metrics | {"grad_norm": trees.norm(grads)}
 
 
 def _given(_: PyTree, codes: Array) -> Array:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxhybrid import envs
-from jaxhybrid.envs import catcher
+from jaxhybrid.envs import catcher, city, city_trials
 from jaxhybrid.runtime import checkpoint
-from jaxhybrid.systems import gamps, gmas, mscv
+from jaxhybrid.systems import dream, gamps, gmas, mscv
 from tests.systems import cases
 
 
@@ -30,6 +30,10 @@ def make_gmas():
 
 def make_mscv():
     return mscv.make(mscv.presets["smoke"], envs.make("lqr/double_integrator"))
+
+
+def make_dream():
+    return dream.make(dream.presets["smoke"], city_trials.environment(city.make("distraction")))
 
 
 @functools.cache
@@ -52,7 +56,7 @@ def bits(tree):
     return [raw(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-SLOW = [pytest.param(make, seeds, marks=pytest.mark.slow) for make, seeds in ((make_gmas, 1), (make_mscv, 2))]
+SLOW = [pytest.param(*each, marks=pytest.mark.slow) for each in ((make_gmas, 1), (make_mscv, 2), (make_dream, 2))]
 
 
 @pytest.mark.parametrize(("make", "seeds"), [(make_maac, 1), (make_gamps, 1), (make_gamps, 2), (make_mscv, 1), *SLOW])

@@ -1,0 +1,65 @@
+"""The study of DREAM: what is refused, what the papers' words mean, and a run end to end with its figure."""
+
+import json
+
+import jax
+import pytest
+
+from experiments import dream, dream_figure
+from jaxhybrid.errors import InputError
+from jaxhybrid.systems.dream_config import VARIANTS
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["--variant", "gradints"], "variant='gradints'"),
+        (["--task", "map", "--env", "city/map"], "task='map'"),
+        (["--task", "maps", "--preset", "smoke"], "city/maps"),
+        (["--env", "pendulum", "--preset", "smoke"], "has no trials"),
+        (["--preset", "smoke", "--config.parallel-trials", "3"], "parallel_trials=3"),
+        (["--preset", "smoke", "--task", "map", "--config.split", "paper"], "split='paper'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(arguments, field, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=field):
+        dream.main([*arguments, "--out", str(out)])
+    assert not out.exists()
+
+
+def test_the_papers_words_are_an_environment_and_fields():
+    assert dream._with_words(["--task", "map", "--variant", "dream", "--seeds", "8"]) == [
+        "--seeds",
+        "8",
+        "--env",
+        "city/map",
+    ]
+    for variant, fields in VARIANTS.items():
+        words = dream._with_words(["--variant", variant])
+        assert len(words) == 2 * len(fields)
+
+
+@pytest.mark.parametrize("given", [[], ["DREAM"], ["=runs/a"], ["DREAM=nowhere"]])
+def test_a_figure_of_nothing_is_refused(given, tmp_path):
+    with pytest.raises((InputError, SystemExit)):
+        dream_figure.main([*given, "--out", str(tmp_path / "figure.png")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_smoke_run_leaves_what_a_run_leaves(tmp_path):
+    out = tmp_path / "run"
+    arguments = ["--preset", "smoke", "--task", "map", "--out", str(out), "--no-tensorboard", "--quiet"]
+    assert dream.main([*arguments, "--compile-cache", jax.config.jax_compilation_cache_dir]) == 0
+    assert {"manifest.json", "metrics.jsonl", "checkpoints", "policy"} <= {path.name for path in out.iterdir()}
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("env/trials") for row in rows] == [None, 8, 16]
+    assert rows[-1]["guard/nonfinite"] == 0 and -2.0 <= rows[-1]["test/return"] <= 0.8
+    figure = tmp_path / "figure.png"
+    assert dream_figure.main([f"DREAM={out}", "--out", str(figure)]) == 0
+    assert figure.stat().st_size > 10_000
+    with pytest.raises(InputError, match="exists"):
+        dream_figure.main([f"DREAM={out}", "--out", str(figure)])

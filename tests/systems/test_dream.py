@@ -1,0 +1,327 @@
+import dataclasses
+import functools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxhybrid.context_networks import ContextNetworks, Heads
+from jaxhybrid.envs import city, city_trials
+from jaxhybrid.errors import InputError
+from jaxhybrid.networks import Network
+from jaxhybrid.systems import dream, dream_joined, dream_trials, dream_updates
+from jaxhybrid.trials import Episode, Trial
+
+KEY = jax.random.key(0)
+HORIZON = 20
+
+
+def config(**changes):
+    return dataclasses.replace(dream.presets["smoke"], **changes)
+
+
+def environment(task="distraction"):
+    return city_trials.environment(city.make(task))
+
+
+@functools.cache
+def run(num_steps=2, **changes):
+    """States before and after each iteration, the metrics of each, and the compiled step."""
+    system = dream.make(config(**changes), environment())
+    step = jax.jit(system.step)
+    states, metrics = [jax.jit(system.init)(KEY)], []
+    for _ in range(num_steps):
+        state, logged = step(states[-1], None)
+        states.append(state)
+        metrics.append(logged)
+    return states, metrics, step
+
+
+@functools.cache
+def parts(**changes):
+    """With a memory in both agents; the iterations of `run` have none in the one that executes."""
+    return dream_updates.make_parts(config(recurrent=True, **changes), city.make("distraction"))
+
+
+@functools.cache
+def recorded(**changes):
+    """Agents, and four trials of theirs with many random actions."""
+    built = parts(**changes)
+    agents = jax.jit(partial(dream_updates.init_agents, built))(KEY)
+    ids = jnp.array([3, 7, 100, 400])
+    goals = jnp.asarray(built.town.goals, jnp.int32)
+    tasks = dream_trials.Task(ids, goals, goals, ids % 2 == 1)
+
+    @jax.jit
+    def play(agents, epsilon):
+        params = {name: agent.params for name, agent in agents.items()}
+        one = partial(dream_trials.play, built, params, epsilon=(epsilon, epsilon))
+        return jax.vmap(one)(tasks, jax.random.split(KEY, 4))
+
+    return agents, tasks, play
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_every_agent_learns_as_often_as_its_steps_pay_for():
+    states, metrics, step = run()
+    for state, logged in zip(states[1:], metrics):
+        for name, agent in state.agents.items():
+            # Learning starts within the first round; 16 steps pay for an update.
+            assert agent.updates == agent.steps // 16 == logged[f"{name}/updates"]
+            assert agent.guard.refused == 0
+        assert logged["env/steps"] == sum(agent.steps for agent in state.agents.values())
+    lengths = [jnp.sum(states[-1].store.trials.execution.mask), jnp.sum(states[-1].store.trials.exploration.mask)]
+    # The ring holds the eight trials of the last iteration.
+    assert lengths[0] == states[2].agents["execution"].steps - states[1].agents["execution"].steps
+    assert lengths[1] == states[2].agents["exploration"].steps - states[1].agents["exploration"].steps
+    assert (states[-1].trials, states[-1].store.count) == (16, 16)
+    assert step._cache_size() == 1
+    assert np.isfinite([float(value) for value in metrics[-1].values()]).all()
+
+
+def test_a_trial_is_played_by_the_rules():
+    _, tasks, play = recorded()
+    trials = play(recorded()[0], 0.9)
+    town = parts().town
+    for i in range(4):
+        for episode, goal, exploring in (
+            (trials.exploration, tasks.hidden_goal[i], True),
+            (trials.execution, tasks.goal[i], False),
+        ):
+            obs, action, reward, discount, mask = (np.asarray(leaf[i]) for leaf in episode)
+            length = int(mask.sum())
+            assert mask.tolist() == [1.0] * length + [0.0] * (HORIZON - length)
+            state, seen = city.reset(town, int(tasks.task_id[i]), goal, exploring=exploring)
+            for t in range(length):
+                np.testing.assert_array_equal(obs[t], seen)
+                state, after = city.step(town, state, jnp.asarray(action[t]))
+                seen = after.obs
+                assert reward[t] == after.reward
+                assert bool(after.terminated) == (t == length - 1) == (discount[t] == 0)
+            assert np.all(obs[length:] == np.asarray(seen)) and not reward[length:].any()
+
+
+def test_the_context_is_the_number_or_what_was_explored():
+    agents, tasks, play = recorded()
+    blind = jax.tree.map(jnp.zeros_like, agents["execution"].params["decoder"])
+    changed = agents["execution"]._replace(params=agents["execution"].params | {"decoder": blind})
+    first, second = (play(each, 0.0).execution.action for each in (agents, agents | {"execution": changed}))
+    by_id = np.asarray(tasks.by_id)
+    same(first[by_id], second[by_id])
+    built = parts()
+    code = dream_trials.code_of(
+        built, {"execution": changed.params}, jax.tree.map(lambda x: x[0], play(agents, 0.0)).exploration
+    )
+    assert not np.any(code)
+
+
+def by_hand(fast, slow, episodes, reward, centre):
+    """Mean squared error of double Q-learning, step by step."""
+    value, advantage = (np.asarray(x, np.float64) for x in fast)
+    slow_value, slow_advantage = (np.asarray(x, np.float64) for x in slow)
+    errors = []
+    for b in range(value.shape[0]):
+        for t in np.flatnonzero(np.asarray(episodes.mask[b])):
+            q = value[b, t] + advantage[b, t] - centre(advantage[:, :-1], advantage[b, t])
+            best = int(np.argmax(advantage[b, t + 1]))
+            after = slow_value[b, t + 1] + slow_advantage[b, t + 1][best]
+            after -= centre(slow_advantage[:, 1:], slow_advantage[b, t + 1])
+            target = float(reward[b, t]) + 0.99 * float(episodes.discount[b, t]) * after
+            errors.append((q[int(episodes.action[b, t])] - target) ** 2)
+    return np.mean(errors)
+
+
+@pytest.mark.parametrize("mean", ["state", "batch"])
+def test_the_temporal_difference_by_hand(mean):
+    rng = np.random.default_rng(0)
+    fast, slow = (Heads(*(jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 4), (2, 4, 3)))) for _ in range(2))
+    mask = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    discount = jnp.array([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    episodes = Episode(jnp.zeros((2, 4, 3), int), jnp.array([[0, 2, 1], [1, 1, 0]]), mask, discount, mask)
+    reward = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
+    loss, _ = dream_updates._td_loss(config(dueling_mean=mean), fast, slow, episodes, reward, jnp.array(2.5))
+    centre = {"state": lambda whole, own: own.mean(), "batch": lambda whole, own: whole.mean()}[mean]
+    assert float(loss) == pytest.approx(by_hand(fast, slow, episodes, reward, centre), rel=1e-4)
+
+
+def spoilt(trials):
+    """The same trials with something else in their padding."""
+
+    def episode(e):
+        ended = jnp.concatenate([jnp.zeros((4, 1)), 1.0 - e.mask], axis=1)[..., None]
+        return e._replace(
+            obs=jnp.where((ended > 0) & (jnp.arange(3) < 2)[None, None], 8 - e.obs, e.obs),
+            action=jnp.where(e.mask > 0, e.action, 5),
+            reward=jnp.where(e.mask > 0, e.reward, jnp.nan),
+        )
+
+    return trials._replace(exploration=episode(trials.exploration), execution=episode(trials.execution))
+
+
+@functools.cache
+def updates(**changes):
+    built = parts(**changes)
+    return (
+        jax.jit(partial(dream_updates.exploration_update, built)),
+        jax.jit(partial(dream_updates.execution_update, built)),
+    )
+
+
+def test_a_padded_step_changes_nothing_to_the_bit():
+    agents, _, play = recorded()
+    trials = play(agents, 0.9)
+    lengths = np.asarray(jnp.sum(trials.exploration.mask, axis=1))
+    assert lengths.min() < HORIZON
+    explore, execute = updates()
+    step = jnp.array(16)
+    same(explore(agents, trials, step), explore(agents, spoilt(trials), step))
+    for by_id in (True, False):
+        clean, other = (
+            execute(agents, (each, each.execution), jnp.array(by_id), step, KEY) for each in (trials, spoilt(trials))
+        )
+        same(clean, other)
+        # What the updates did is not nothing.
+        moved = jax.tree.map(lambda x, y: bool(jnp.any(x != y)), clean[0].params, agents["execution"].params)
+        assert all(any(jax.tree.leaves(moved[name])) for name in ("policy", "problem", "decoder"))
+
+
+def test_an_update_by_number_does_not_look_at_the_exploration():
+    agents, _, play = recorded()
+    trials = play(agents, 0.9)
+    other = trials._replace(exploration=jax.tree.map(lambda x: x[::-1], trials.exploration))
+    _, execute = updates()
+    for by_id in (True, False):
+        first, second = (
+            execute(agents, (each, trials.execution), jnp.array(by_id), jnp.array(16), KEY)[1]
+            for each in (trials, other)
+        )
+        assert (first["td"] == second["td"]) == by_id
+        assert first["decoder"] != second["decoder"]
+
+
+def test_the_reward_of_exploration_is_what_it_tells():
+    agents, _, play = recorded()
+    trials = play(agents, 0.9)
+    _, metrics = updates()[0](agents, trials, jnp.array(16))
+    built, known = parts(), agents["execution"].params
+    total = 0.0
+    for i in range(4):
+        episode = jax.tree.map(lambda x, i=i: x[i], trials.exploration)
+        codes = built.decode_fn(known, episode)
+        code = built.nets.problem.apply(known["problem"], trials.task_id[i])
+        length = int(jnp.sum(episode.mask))
+        gained = jnp.sum((codes[0] - code) ** 2) - jnp.sum((codes[length] - code) ** 2)
+        total += float(gained) - 0.1 * length
+    steps = float(jnp.sum(trials.exploration.mask))
+    assert float(metrics["reward"]) == pytest.approx(total / steps, rel=1e-3, abs=1e-5)
+
+
+def test_slow_parameters_are_copied_every_interval_and_start_as_asked():
+    tiny = Network(lambda key: jax.random.normal(key, (2,)), lambda params: params)
+    for init_target in ("copy", "random"):
+        built = dream_updates.make_parts(config(init_target=init_target), city.make("distraction"))
+        built = built._replace(nets=ContextNetworks(tiny, tiny, tiny, tiny))
+        agents = dream_updates.init_agents(built, KEY)
+        same_start = [np.all(agent.params["policy"] == agent.target_params["policy"]) for agent in agents.values()]
+        assert same_start == [init_target == "copy"] * 2
+        assert np.all(agents["execution"].params["problem"] != agents["execution"].params["decoder"])
+    # Smoke: an update every 16 steps, a copy every 32.
+    agent = agents["exploration"]
+    after = dream_updates._stepped(built, agent, agent.params, jnp.array(16))
+    same(after.target_params, agent.target_params)
+    again = dream_updates._stepped(built, after, agent.params, jnp.array(32))
+    same(again.target_params, again.params)
+    assert again.updates == 2 and np.any(again.params["policy"] != agent.params["policy"])
+
+
+@pytest.mark.parametrize("changes", [{}, pytest.param({"method": "rl2"}, marks=pytest.mark.slow)], ids=["dream", "rl2"])
+def test_acting_from_the_record_is_playing(changes):
+    agents, _, play = recorded(**changes)
+    trials, built = play(agents, 0.0), parts(**changes)
+    params = {name: agent.params for name, agent in agents.items()}
+    act = jax.jit(partial(dream_trials.act, built, params, epsilon=0.0))
+    for i in (0, 2):  # those that were not told the number
+        trial = jax.tree.map(lambda x, i=i: x[i], trials)
+        lengths = [int(jnp.sum(episode.mask)) for episode in (trial.exploration, trial.execution)]
+        record = city_trials.Record(
+            obs=jnp.stack([trial.exploration.obs, trial.execution.obs]),
+            action=jnp.stack([trial.exploration.action, trial.execution.action]),
+            steps=jnp.array([0, 0]),
+            goal=trial.goal,
+            executing=jnp.array(0),
+        )
+        for part, t in ((0, 0), (0, lengths[0] - 1), (1, 0), (1, lengths[1] - 1)):
+            steps = jnp.array([t, 0]) if part == 0 else jnp.array([lengths[0], t])
+            obs = city_trials._written(record._replace(steps=steps, executing=jnp.array(part)))
+            assert act(obs, KEY) == record.action[part, t]
+
+
+def test_the_baseline_joins_its_episodes():
+    rng = np.random.default_rng(0)
+    town = city.make("distraction")
+
+    def episode(length):
+        mask = (np.arange(HORIZON) < length).astype(np.float32)
+        obs = rng.integers(0, 4, (HORIZON + 1, 3))
+        return Episode(*map(jnp.asarray, (obs, rng.integers(0, 9, HORIZON), mask * 0.5, 1.0 - mask, mask)))
+
+    for lengths in ((3, 5), (HORIZON, HORIZON), (1, 1)):
+        trial = Trial(jnp.array(1), jnp.array([8, 0]), *map(episode, lengths))
+        found = dream_joined.joined(trial)
+        expected = []
+        for part, (e, length) in enumerate(zip((trial.exploration, trial.execution), lengths)):
+            for t in range(length):
+                previous = 0 if t == 0 else int(e.action[t - 1]) + 1
+                told = [9, 1] if part else [0, 0]
+                expected.append([*e.obs[t].tolist(), previous, *told])
+        total = sum(lengths)
+        np.testing.assert_array_equal(found.obs[:total], expected)
+        assert found.mask.tolist() == [1.0] * total + [0.0] * (2 * HORIZON - total)
+        assert found.reward[:total].tolist() == [0.0] * lengths[0] + [0.5] * lengths[1]
+        # Exploration goes on into execution; only its end is one.
+        assert np.all(found.discount[: lengths[0]] == 1.0)
+        np.testing.assert_array_equal(found.discount[lengths[0] : total], trial.execution.discount[: lengths[1]])
+        assert np.all(np.asarray(found.obs)[:, 3:] < np.array(dream_joined.obs_sizes(town)[3:]))
+
+
+def test_released_tasks_are_those_of_the_trial():
+    town = city.make("distraction", hidden_goal=True)
+    draw = dream._drawer(dream_updates.make_parts(config(task_order="released", hidden_goal=True), town))
+    ids, goals = city.released_tasks(town, range(16), "train")
+    for number in (0, 5, 11):
+        task = draw(jnp.array(number), KEY)
+        assert task.task_id == ids[number] and task.by_id == (number % 2 == 1)
+        np.testing.assert_array_equal(task.goal, goals[number])
+        np.testing.assert_array_equal(task.hidden_goal, city.hidden_goals(town, range(16))[number])
+
+
+def test_random_tasks_are_those_of_training():
+    draw = jax.jit(jax.vmap(dream._drawer(parts())))
+    tasks = draw(jnp.arange(500), jax.random.split(KEY, 500))
+    assert set(np.asarray(tasks.task_id).tolist()) == set(parts().town.train_ids.tolist())
+
+
+@pytest.mark.parametrize(
+    ("changes", "env", "field"),
+    [
+        ({"parallel_trials": 3}, "city/map", "trials_per_iteration=8 must be a multiple of parallel_trials=3: 9"),
+        ({"trials": 20}, "city/map", "trials=20 must be a multiple of trials_per_iteration=8: 16"),
+        ({"parallel_trials": 8, "capacity": 4}, "city/map", "parallel_trials=8 must not exceed capacity=4"),
+        ({"method": "rl2"}, "city/map", "needs recurrent=True"),
+        ({"method": "dreem"}, "city/map", "method='dreem'"),
+        ({"split": "every12"}, "city/distraction", "split='every12'"),
+        ({"gamma": 1.5}, "city/map", "gamma=1.5"),
+        ({"noise": -0.1}, "city/map", "noise=-0.1"),
+        ({}, "pendulum", "env='pendulum' has no trials"),
+        ({}, "city/maps", "env='city/maps' has no trials"),
+    ],
+)
+def test_bad_input_is_refused(changes, env, field):
+    whole = environment()
+    with pytest.raises(InputError, match=field):
+        dream.make(config(**changes), whole._replace(spec=whole.spec._replace(name=env)))
