@@ -77,9 +77,7 @@ def nonfinite(value: Any) -> np.ndarray | None:
     return bad[0] if len(bad) else None
 
 
-def first_nonfinite(
-    fn: Callable[..., Any], args: Sequence[PyTree], target: str, *, compiled: bool = True
-) -> Origin:
+def first_nonfinite(fn: Callable[..., Any], args: Sequence[PyTree], target: str, *, compiled: bool = True) -> Origin:
     """Finds where a result of ``fn(*args)`` stopped being finite.
 
     Args:
