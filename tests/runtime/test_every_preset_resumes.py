@@ -16,11 +16,12 @@ from jaxhybrid.runtime import training
 from jaxhybrid.runtime.options import RunOptions
 from tests.runtime.test_loop import content, same
 
-# Per system: numbers that decide its structure, at most as large as here, and words that do not.
+# Per system: numbers that decide its structure, at most as large as here, and words that do not, or that the small
+# environment has no use for.
 STRUCTURE = {
     "maac": (
         {"horizon": 2, "num_paths": 2, "steve_horizon": 1, "num_terminal_actions": 2, "real_ratio": 1.0},
-        {"policy_activation", "critic_activation", "model_activation"},
+        {"policy_activation", "critic_activation", "model_activation", "model_reward_on"},
     ),
     "gmas": ({"alpha": 0.05}, {"abstract", "generator"}),
     "mscv": ({"eta": 1.0, "horizon": 2}, {"activation", "model_activation"}),
