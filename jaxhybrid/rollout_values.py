@@ -81,6 +81,7 @@ def batch_rollout_values(
     horizon: int,
     gamma: Array | float,
     value_fn: ValueFn | None = None,
+    antithetic: bool = False,
 ) -> Array:
     """`rollout_value` of many pairs, for policies and models that take standard normal noise.
 
@@ -97,21 +98,31 @@ def batch_rollout_values(
       horizon: ``H``, static.
       gamma: discount factor.
       value_fn: what is expected after ``H`` steps, ``obs -> []``.
+      antithetic: whether the second half of the roll-outs mirrors the noise of the first, static: as unbiased, half the
+        normals, and nothing is left of the noise that enters a value linearly.
 
     Returns:
       Values, ``[B]``.
+
+    Raises:
+      AssertionError: other ranks, or an odd number of roll-outs to mirror.
     """
     chex.assert_rank([obs, action], 2)
-    shape = (num_rollouts, obs.shape[0])
+    assert not (antithetic and num_rollouts % 2), f"num_rollouts={num_rollouts} must be even to mirror its noise."
+    shape = (2, num_rollouts // 2, obs.shape[0]) if antithetic else (1, num_rollouts, obs.shape[0])
+    sign = jnp.array([1.0, -1.0] if antithetic else [1.0], obs.dtype).reshape(-1, 1, 1, 1)
 
     def every(fn: Callable[..., Any]) -> Callable[..., Any]:
-        return jax.vmap(jax.vmap(fn))
+        return jax.vmap(jax.vmap(jax.vmap(fn)))
+
+    def noise(noise_key: Key, like: Array) -> Array:
+        return sign * jax.random.normal(noise_key, like.shape[1:], like.dtype)[None]
 
     def advance(carry: tuple[Array, Array, Array, Array], step_key: Key) -> tuple[tuple, None]:
         s, a, weight, total = carry
         model_key, policy_key = jax.random.split(step_key)
-        following, reward, discount = every(step_fn)(s, a, jax.random.normal(model_key, s.shape, s.dtype))
-        next_action = every(act_fn)(following, jax.random.normal(policy_key, a.shape, a.dtype))
+        following, reward, discount = every(step_fn)(s, a, noise(model_key, s))
+        next_action = every(act_fn)(following, noise(policy_key, a))
         return (following, next_action, weight * gamma * discount, total + weight * reward), None
 
     start = (
@@ -123,7 +134,7 @@ def batch_rollout_values(
     (final, _, weight, total), _ = jax.lax.scan(advance, start, jax.random.split(key, horizon))
     if value_fn is not None:
         total = total + weight * every(value_fn)(final)
-    return jnp.mean(total, axis=0)
+    return jnp.mean(total, axis=(0, 1))
 
 
 def score_norms(

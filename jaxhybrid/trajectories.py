@@ -106,7 +106,8 @@ def _host_round(env: HostEnv, key: Key, act_fn: Callable, length: int) -> Trajec
         discount = 1.0 - np.asarray(after.terminated, np.float32)
         # A select, not a product: past the end of an episode an environment may return anything.
         reward, log_prob = (np.where(mask > 0, np.asarray(x, np.float32), 0.0) for x in (after.reward, log_prob))
-        steps.append(Trajectory(np.array(obs), action, reward, discount, next_obs, log_prob, mask))
+        row: Any = (np.array(obs), action, reward, discount, next_obs, log_prob, mask)
+        steps.append(Trajectory(*row))
         ended: Any = np.asarray(after.terminated) | np.asarray(after.truncated)
         mask, obs = np.where(ended, 0.0, mask).astype(np.float32), next_obs
         if ended.any():

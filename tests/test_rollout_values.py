@@ -137,3 +137,15 @@ def test_a_batch_of_values_is_that_of_its_pairs():
         for b in range(4)
     ]
     np.testing.assert_allclose(found, each, rtol=1e-5)
+    # Mirrored: the same noise as of one roll-out, and its opposite.
+    mirrored = batch_rollout_values(obs, action, key, num_rollouts=2, horizon=5, antithetic=True, **bound)
+    steps = jax.vmap(lambda k: jax.random.normal(k, (1, 4, 2)))(keys[:, 0])
+    acts = jnp.roll(jax.vmap(lambda k: jax.random.normal(k, (1, 4, 1)))(keys[:, 1]), 1, axis=0)
+    acts, steps = (jnp.concatenate([x, -x], axis=1) for x in (acts, steps))
+    each = [
+        rollout_value(obs[b], action[b], (acts[:, :, b].swapaxes(0, 1), steps[:, :, b].swapaxes(0, 1)), **bound)
+        for b in range(4)
+    ]
+    np.testing.assert_allclose(mirrored, each, rtol=1e-5)
+    with pytest.raises(AssertionError, match="num_rollouts=3 must be even"):
+        batch_rollout_values(obs, action, key, num_rollouts=3, horizon=5, antithetic=True, **bound)

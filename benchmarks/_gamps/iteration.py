@@ -39,7 +39,9 @@ def _step(obs: Array, action: Array, noise: Array) -> tuple[Array, Array, Array]
     return obs + change, -jnp.sum(obs**2) - 0.1 * jnp.sum(action**2), jnp.ones(())
 
 
-def _iteration(data: tuple[Array, Array, Array], params: Array, key: Key) -> tuple[Array, Array]:
+def _iteration(
+    data: tuple[Array, Array, Array], params: Array, key: Key, *, antithetic: bool = False
+) -> tuple[Array, Array]:
     """Weights of equation 3, values by roll-outs, gradient of equation 5."""
     obs, action, behaviour = data
     log_prob = jax.vmap(jax.vmap(lambda s, a: _policy(params, s).log_prob(a)))
@@ -56,6 +58,7 @@ def _iteration(data: tuple[Array, Array, Array], params: Array, key: Key) -> tup
         num_rollouts=_ROLLOUTS,
         horizon=_HORIZON,
         gamma=_GAMMA,
+        antithetic=antithetic,
     ).reshape(log_ratio.shape)
     coefficient = _GAMMA ** jnp.arange(_STEPS)[None] * jnp.exp(jnp.cumsum(log_ratio, axis=1)) * values
 
@@ -67,7 +70,10 @@ def _iteration(data: tuple[Array, Array, Array], params: Array, key: Key) -> tup
 
 
 def speed(recordings: int, repeats: int) -> dict[str, float]:
-    """Returns seconds and model steps per second of this library and of NumPy, alternating, on the same data."""
+    """Returns seconds and model steps per second of this library, with independent and mirrored noise, and of NumPy.
+
+    All three alternate on the same data. Seconds are those of the wall clock, and those of all cores together.
+    """
     rng = np.random.default_rng(0)
     obs = rng.normal(size=(recordings, _STEPS, 1)).astype(np.float32)
     noise = rng.normal(size=obs.shape).astype(np.float32)
@@ -75,7 +81,7 @@ def speed(recordings: int, repeats: int) -> dict[str, float]:
     behaviour = -0.5 * noise[..., 0] ** 2 - np.float32(_LOG_STD + 0.5 * np.log(2 * np.pi))
     data = tuple(map(jnp.asarray, (obs, action, behaviour)))
     params = jnp.asarray(_POLICY) + 0.01
-    run = jax.jit(_iteration)
+    run, mirrored = jax.jit(_iteration), jax.jit(partial(_iteration, antithetic=True))
     numpy_run = partial(
         peer.iteration,
         (obs[..., 0], action[..., 0], behaviour),
@@ -86,21 +92,29 @@ def speed(recordings: int, repeats: int) -> dict[str, float]:
         rollouts=_ROLLOUTS,
         horizon=_HORIZON,
     )
-    ours, theirs = run(data, params, jax.random.key(0)), numpy_run(np.random.default_rng(1))
+    ours, halved = run(data, params, jax.random.key(0)), mirrored(data, params, jax.random.key(0))
+    theirs = numpy_run(np.random.default_rng(1))
     steps = recordings * _STEPS * _ROLLOUTS * _HORIZON
-    seconds: dict[str, list[float]] = {"jax": [], "numpy": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"jax": [], "jax_antithetic": [], "numpy": []}
     for i in range(repeats):
         seconds["jax"].append(_seconds(partial(run, data, params, jax.random.key(i))))
+        seconds["jax_antithetic"].append(_seconds(partial(mirrored, data, params, jax.random.key(i))))
         seconds["numpy"].append(_seconds(partial(numpy_run, np.random.default_rng(i))))
     found = {"model_steps": float(steps)}
     for name, taken in seconds.items():
-        found[f"{name}_seconds"] = float(np.median(taken))
-        found[f"{name}_best_seconds"] = min(taken)
-        found[f"{name}_million_steps_per_second"] = steps / float(np.median(taken)) / 1e6
-        found[f"{name}_best_million_steps_per_second"] = steps / min(taken) / 1e6
-    found["ratio"] = float(np.median(np.array(seconds["numpy"]) / np.array(seconds["jax"])))
-    # The same estimator: both gradients differ by the noise of their roll-outs only.
-    found["gradient_difference"] = float(np.linalg.norm(ours[0] - theirs[0]) / np.linalg.norm(theirs[0]))
+        wall, cores = np.array(taken).T
+        found[f"{name}_seconds"] = float(np.median(wall))
+        found[f"{name}_best_seconds"] = float(wall.min())
+        found[f"{name}_core_seconds"] = float(cores.min())
+        found[f"{name}_million_steps_per_second"] = steps / float(np.median(wall)) / 1e6
+        found[f"{name}_best_million_steps_per_second"] = steps / float(wall.min()) / 1e6
+    for name in ("jax", "jax_antithetic"):
+        ratio = np.array(seconds["numpy"]) / np.array(seconds[name])
+        label = name.replace("jax", "ratio")
+        found[label], found[f"{label}_of_core_seconds"] = (float(x) for x in np.median(ratio, axis=0))
+    # The same estimator: the gradients differ by the noise of their roll-outs only.
+    for name, gradient in (("", ours[0]), ("antithetic_", halved[0])):
+        found[f"{name}gradient_difference"] = float(np.linalg.norm(gradient - theirs[0]) / np.linalg.norm(theirs[0]))
     found["weight_difference"] = float(np.abs(ours[1] - theirs[1]).max() / np.abs(theirs[1]).max())
     return found
 
@@ -127,7 +141,8 @@ def score_memory(hidden: int) -> dict[str, float]:
     }
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+def _seconds(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of the wall clock and of all cores."""
+    began, began_cores = time.perf_counter(), time.process_time()
     jax.block_until_ready(call())
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - began_cores

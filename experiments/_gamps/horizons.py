@@ -57,7 +57,7 @@ def compare(config: Config, first_seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _one(config: Config, count: int, settings: Sequence[tuple[int, str]], key: Key) -> Array:
+def _one(config: Config, count: int, settings: Sequence[tuple[int, Any]], key: Key) -> Array:
     """Error of the values and cosine of the gradient in every setting, from one data set, ``[settings, 2]``."""
     base = dataclasses.replace(
         gamps.presets["swimmer"],

@@ -52,7 +52,7 @@ def compare(config: Config, first_seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _numbers(config: Config, width: int, kind: str) -> maac.Config:
+def _numbers(config: Config, width: int, kind: Any) -> maac.Config:
     return dataclasses.replace(
         maac.presets["smoke"],
         iterations=config.iterations,
@@ -84,9 +84,9 @@ def _run(numbers: maac.Config, key: Key) -> Array:
     system = maac.make(numbers, env)
 
     def advance(state: maac.State, _: None) -> tuple[maac.State, Array]:
-        state, _ = system.step(state, None)
+        state = system.step(state, None)[0]
         act = partial(system.act, state, deterministic=True)
-        returns, _ = episodes.episode_returns(env, act, jax.random.key(1), num_episodes=_EPISODES)
+        returns = episodes.episode_returns(env, act, jax.random.key(1), num_episodes=_EPISODES)[0]
         return state, jnp.mean(returns)
 
     return jax.lax.scan(advance, system.init(key), None, length=numbers.iterations)[1]

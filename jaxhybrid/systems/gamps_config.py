@@ -53,6 +53,8 @@ class Config:
     """Step size of Adam in the model fit."""
     rollouts: int = 20
     """Model roll-outs per visited pair, M; finite problems solve for the values instead."""
+    antithetic: bool = False
+    """Whether half of the roll-outs mirror the noise of the others: as unbiased, faster, and of smaller variance."""
     model_horizon: int = 20
     """Steps of each roll-out."""
     terminal_value: Literal["none", "least_squares"] = "none"
@@ -135,6 +137,8 @@ def checked(config: Config) -> Config:
         )
     if config.gradient == "exact" and config.domain != "gridworld":
         raise InputError(f"gradient='exact' needs a finite problem, and domain={config.domain!r} is none.")
+    if config.antithetic and config.rollouts % 2:
+        raise InputError(f"rollouts={config.rollouts} must be even with antithetic noise: one half mirrors the other.")
     if config.terminal_value != "none" and config.domain == "gridworld":
         raise InputError(
             f"terminal_value={config.terminal_value!r} needs roll-outs, and the gridworld solves for its values: use "

@@ -192,6 +192,7 @@ def continuous_task(
             num_rollouts=config.rollouts,
             horizon=config.model_horizon,
             gamma=config.gamma,
+            antithetic=config.antithetic,
             value_fn=terminal_value(config, features_fn, dataset, log_probs(params, dataset)),
         )
         return values.reshape(dataset.mask.shape)

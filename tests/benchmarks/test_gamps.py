@@ -66,6 +66,7 @@ def test_both_iterations_compute_the_same():
     found = iteration.speed(2000, 1)
     assert found["weight_difference"] < 1e-3
     assert found["gradient_difference"] < 0.05
+    assert found["antithetic_gradient_difference"] < 0.05
     assert found["ratio"] > 0
 
 

@@ -231,6 +231,7 @@ def test_every_preset_is_checked():
         ({"fresh_trajectories": 21}, "fresh_trajectories=21"),
         ({"gradient": "exact", "domain": "minigolf"}, "gradient='exact' needs a finite problem"),
         ({"terminal_value": "least_squares"}, "terminal_value='least_squares' needs roll-outs"),
+        ({"antithetic": True, "rollouts": 3}, "rollouts=3 must be even"),
         ({"value_ridge": 0.0}, "value_ridge=0.0 must be positive"),
         ({"physics": "brax"}, "physics='brax' is unknown"),
     ],
@@ -282,7 +283,7 @@ def test_a_terminal_value_is_that_of_the_current_policy():
 def test_a_network_model_steps_on_any_task_whose_reward_is_known():
     config = dataclasses.replace(
         gamps.presets["swimmer"], trajectories=4, episode_steps=5, rollouts=2, model_horizon=3, model_steps=2,
-        eval_episodes=2, terminal_value="least_squares",
+        eval_episodes=2, terminal_value="least_squares", antithetic=True,
     )  # fmt: skip
     env = envs.make("pendulum")
     system = gamps.make(config, env)
