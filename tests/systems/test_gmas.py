@@ -346,8 +346,6 @@ def test_a_weight_may_be_swept():
         return gmas_updates.update(parts._replace(config=config(alpha=alpha)), *args)[0].params
 
     both = jax.jit(jax.vmap(swept))(jnp.array([0.0, 0.05]))
-    for i, alpha in enumerate((0.0, 0.05)):
-        alone, _ = updated(alpha=alpha)
-        jax.tree.map(
-            partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), jax.tree.map(lambda x: x[i], both), alone.params
-        )
+    alone = [updated(alpha=alpha)[0].params for alpha in (0.0, 0.05)]
+    expected = jax.tree.map(lambda *each: jnp.stack(each), *alone)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), both, expected)
