@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -36,9 +37,10 @@ def own_tasks(config: Config) -> list[Task]:
         tasks.append(
             _task(f"{method} update", "updates", config.updates, partial(_updates, built[method], config, data), own)
         )
-    for depth in config.depths:
-        act = partial(gmas.planned_act, built["crar"], depth=depth)
-        tasks.append(_task(f"plan, depth {depth}", "actions", 1, act, learner, data.obs[0], jax.random.key(0)))
+    for depth, states in itertools.product(config.depths, config.states):
+        act = jax.vmap(partial(gmas.planned_act, built["crar"], depth=depth), in_axes=(None, 0, None))
+        name = f"plan, depth {depth}, {states} state{'s' * (states > 1)}"
+        tasks.append(_task(name, "actions", states, act, learner, data.obs[:states], jax.random.key(0)))
     return tasks
 
 
@@ -58,8 +60,9 @@ def peer_tasks(config: Config, *, compiled: bool) -> list[Task]:
 
 
 def _parts(method: str, config: Config, env: Any) -> gmas_parts.Parts:
-    preset, mode = METHODS[method]
-    numbers = dataclasses.replace(gmas.presets[preset], loss_mode=mode, batch_size=config.batch)
+    preset, mode, share = METHODS[method]
+    changes = {"loss_mode": mode, "share_patches": share, "batch_size": config.batch}
+    numbers = dataclasses.replace(gmas.presets[preset], **changes)
     return gmas_parts.make_parts(numbers, env.spec, maze.sprites())
 
 

@@ -22,12 +22,14 @@ from jaxhybrid.runtime import cli, console, records
 
 __all__ = ["METHODS", "PRESETS", "Config", "main"]
 
-METHODS: dict[str, tuple[str, Any]] = {
-    "crar": ("crar", "sequential"),
-    "crar joint": ("crar", "joint"),
-    "gmas-cosine": ("gmas-cosine", "sequential"),
+METHODS: dict[str, tuple[str, Any, bool]] = {
+    "crar": ("crar", "sequential", True),
+    "crar joint": ("crar", "joint", True),
+    "crar by picture": ("crar", "sequential", False),
+    "gmas-cosine": ("gmas-cosine", "sequential", True),
+    "gmas-cosine joint": ("gmas-cosine", "joint", True),
 }
-"""What is timed: a preset of `systems.gmas` and the mode of its losses."""
+"""What is timed: a preset of `systems.gmas`, the mode of its losses, and whether equal patches are encoded once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +42,15 @@ class Config:
     """Updates per timing."""
     batch: int = 32
     """Steps per update."""
-    methods: tuple[str, ...] = ("crar", "crar joint", "gmas-cosine")
+    methods: tuple[str, ...] = tuple(METHODS)
     """Which updates are timed; GMAS matches slopes of depth 3."""
     depths: tuple[int, ...] = (3, 6)
-    """Planning depths, one state at a time, two actions expanded below the root."""
+    """Planning depths, two actions expanded below the root."""
+    states: tuple[int, ...] = (1, 16)
+    """States that are planned for together; actions count them one by one."""
 
 
-PRESETS = {"full": Config(), "smoke": Config(rounds=2, updates=1, batch=2, methods=("crar",), depths=(1,))}
+PRESETS = {"full": Config(), "smoke": Config(rounds=2, updates=1, batch=2, methods=("crar",), depths=(1,), states=(1,))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Arguments:
     """Which updates are timed."""
     depths: tuple[int, ...] | None = None
     """Planning depths."""
+    states: tuple[int, ...] | None = None
+    """States that are planned for together."""
     rounds: int | None = None
     """Times that every task is timed."""
     peers: bool = True
@@ -80,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     """
     name = "abstract_throughput"
     arguments = tyro.cli(Arguments, args=list(argv), prog=f"python -m benchmarks {name}", description=__doc__)
-    given = {field: getattr(arguments, field) for field in ("methods", "depths", "rounds")}
+    given = {field: getattr(arguments, field) for field in ("methods", "depths", "states", "rounds")}
     config = dataclasses.replace(
         PRESETS[arguments.preset], **{field: value for field, value in given.items() if value is not None}
     )
@@ -88,6 +94,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"rounds={config.rounds} must be at least 1.")
     if min(config.depths, default=0) < 0:
         raise InputError(f"depths={config.depths} must not be negative.")
+    if min(config.states, default=1) < 1:
+        raise InputError(f"states={config.states} must be at least 1.")
     for method in config.methods:
         if method not in METHODS:
             raise unknown("methods", method, METHODS)

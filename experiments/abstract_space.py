@@ -129,15 +129,15 @@ def _draw(path: Path, cells: np.ndarray, z: np.ndarray, predicted: np.ndarray, f
     figure, axes = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
     shades: Any = plt.get_cmap("viridis")(np.linspace(0.0, 0.95, predicted.shape[1]))
     for move, (shade, label) in enumerate(zip(shades, ("row - 1", "row + 1", "column - 1", "column + 1"), strict=True)):
-        for start, end in zip(z, predicted[:, move], strict=True):
-            axes.plot(*np.stack([start, end]).T, color=shade, linewidth=0.8, label=label if start is z[0] else None)
+        lines = axes.plot(*np.moveaxis(np.stack([z, predicted[:, move]]), -1, 0), color=shade, linewidth=0.8)
+        lines[0].set_label(label)
     rooms = {"left room": cells[:, 1] < 4, "door": cells[:, 1] == 4, "right room": cells[:, 1] > 4}
     for (room, there), colour in zip(rooms.items(), ("#0072B2", "#000000", "#D55E00"), strict=True):
         axes.scatter(z[there, 0], z[there, 1], s=28, color=colour, zorder=3, label=room)
-    axes.plot([], [], color="none", label=f"{facts['right moves']:.0%} of moves predicted right")
+    axes.set_title(f"{facts['right moves']:.0%} of the moves end nearest to the right cell", fontsize=10)
     axes.set_xlabel("first number of the abstract state")
     axes.set_ylabel("second")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -81,13 +81,13 @@ def _play(agent: Any, index: int, depth: int) -> list[dict[str, Any]]:
     from jaxhybrid.planning import tree
     from jaxhybrid.systems import gmas_updates
 
-    nets, params, env = agent.parts.nets, agent.params, agent.test_env
+    nets, params, env = agent.parts.acting, agent.params, agent.test_env
 
     def plan(obs: Any) -> list[Any]:
         z, actions = nets.encoder.apply(params["encoder"], obs), []
         for left in range(depth, -1, -1):
             values = gmas_updates.plan(
-                agent.parts, params, params["critic"], z, depth=left, branching=agent.config.plan_branching
+                nets, params, params["critic"], z, depth=left, branching=agent.config.plan_branching
             )
             actions.append(jnp.argmax(tree.plan_q(values)))
             z = nets.dynamics.apply(params["dynamics"], z, actions[-1])

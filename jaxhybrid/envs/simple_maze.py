@@ -28,7 +28,7 @@ class SimpleMazeState(NamedTuple):
 
 
 def make(*, max_episode_steps: int = 500) -> Env:
-    """Returns two rooms of 6 x 3 cells behind a ring of walls, joined by a door at (4, 4), where the agent starts.
+    """Returns rooms of 6 x 3 and 6 x 2 cells in a ring of walls, joined by a door at (4, 4), where the agent starts.
 
     Actions 0 to 3 change the row by -1, by +1, the column by -1, by +1. The reward is 0, and no episode terminates:
     what there is to learn is the dynamics. Pictures are ``[48, 48]`` in [0, 1], walls 1 and floor 0.

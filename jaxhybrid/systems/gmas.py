@@ -142,9 +142,9 @@ def planned_act(
 ) -> Array:
     """The best action by the mean of the planner's depths, or a random one with probability ``epsilon``; ``[]``."""
     explore_key, action_key = jax.random.split(key)
-    z = parts.nets.encoder.apply(learner.params["encoder"], obs)
+    z = parts.acting.encoder.apply(learner.params["encoder"], obs)
     values = updates.plan(
-        parts, learner.params, learner.params["critic"], z, depth=depth, branching=parts.config.plan_branching
+        parts.acting, learner.params, learner.params["critic"], z, depth=depth, branching=parts.config.plan_branching
     )
     best = jnp.argmax(tree.plan_q(values))
     other = jax.random.randint(action_key, (), 0, parts.num_actions)

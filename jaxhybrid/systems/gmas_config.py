@@ -45,7 +45,7 @@ class Config:
     abstract_size: int = 3
     """Channels of a map, or numbers in a vector."""
     compiled_convolution: bool = False
-    """Whether to use the compiler's convolution: better on an accelerator, ten times slower on a CPU."""
+    """Whether to learn with the compiler's convolution: better on an accelerator, ten times slower on a CPU."""
     share_patches: bool = True
     """Whether equal patches of a batch are encoded once, where observations are cells: exact, and on a CPU some five
     times faster; an accelerator is better off without."""

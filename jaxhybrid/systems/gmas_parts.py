@@ -38,7 +38,9 @@ class Parts(NamedTuple):
     Attributes:
       config: the numbers.
       num_actions: ``A``.
-      nets: the networks, of one example each.
+      nets: the networks, of one example each, as they learn.
+      acting: the same, as they are evaluated only: on a CPU the compiler's convolutions are slow in the backward pass
+        of a loop alone, and compile in a third of the time.
       optimisers: by loss, or one for all.
       view: turns the observations and next observations of a batch into what ``encode`` takes, once per update.
       encode: ``encode(encoder_params, view) -> (z, next_z)``.
@@ -47,6 +49,7 @@ class Parts(NamedTuple):
     config: Config
     num_actions: int
     nets: AbstractNetworks
+    acting: AbstractNetworks
     optimisers: dict[str, optax.GradientTransformation]
     view: Callable[[Array, Array], PyTree]
     encode: Callable[[PyTree, PyTree], tuple[Array, Array]]
@@ -61,9 +64,9 @@ def make_parts(config: Config, spec: EnvSpec, sprites: np.ndarray | None = None)
         "map": lambda **options: map_networks(picture_shape, channels=config.abstract_size, **options),
         "vector": lambda **options: vector_networks(picture_shape, size=config.abstract_size, **options),
     }[config.abstract]
-    nets = build(num_actions=num_actions, compiled=config.compiled_convolution)
+    nets, acting = (build(num_actions=num_actions, compiled=flag) for flag in (config.compiled_convolution, True))
     if sprites is not None:
-        nets = nets._replace(encoder=drawn(nets.encoder, sprites))
+        nets, acting = (each._replace(encoder=drawn(each.encoder, sprites)) for each in (nets, acting))
     view, encode = _picture_by_picture(nets.encoder)
     if sprites is not None and config.share_patches and config.abstract == "map":
         view, encode = _patch_by_patch(sprites)
@@ -71,6 +74,7 @@ def make_parts(config: Config, spec: EnvSpec, sprites: np.ndarray | None = None)
         config=config,
         num_actions=num_actions,
         nets=nets,
+        acting=acting,
         optimisers={name: _optimiser(config) for name in (LOSSES if config.loss_mode == "sequential" else ["joint"])},
         view=view,
         encode=encode,

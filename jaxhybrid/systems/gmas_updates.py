@@ -67,7 +67,7 @@ def init_learner(parts: Parts, key: Key) -> Learner:
 
 
 def plan(
-    parts: Parts,
+    nets: AbstractNetworks,
     params: dict[str, PyTree],
     critic_params: PyTree,
     z: Array,
@@ -79,7 +79,7 @@ def plan(
     """Values of all depths from an abstract state, ``[D+1, A]``, or ``[D+1]`` of one action.
 
     Args:
-      parts: of the system.
+      nets: those of `Parts` that act, or those that learn.
       params: of dynamics, reward and discount.
       critic_params: of the critic at the leaves: the fast one acts, the slow one gives the target of a slope.
       z: abstract state.
@@ -87,7 +87,7 @@ def plan(
       branching: actions that are expanded below the root.
       action: the one whose values are wanted; None for all.
     """
-    nets = parts.nets
+    num_actions = jax.eval_shape(nets.critic.apply, critic_params, z).shape[-1]
     options: dict[str, Any] = {
         "q_fn": partial(nets.critic.apply, critic_params),
         "dynamics_fn": partial(nets.dynamics.apply, params["dynamics"]),
@@ -95,7 +95,7 @@ def plan(
         "discount_fn": partial(nets.discount.apply, params["discount"]),
         "depth": depth,
         # A preset's branching may exceed the few actions of a small task.
-        "branching": None if branching is None else min(branching, parts.num_actions),
+        "branching": None if branching is None else min(branching, num_actions),
     }
     return tree.plan_values(z, **options) if action is None else tree.action_values(z, action, **options)
 
@@ -241,7 +241,7 @@ def _critic_loss(
 
     def plan_fn(z: Array, action: Array) -> Array:
         values = plan(
-            parts,
+            nets,
             params,
             target_params["critic"],
             z,
@@ -283,7 +283,7 @@ def depth_errors(parts: Parts, params: dict[str, PyTree], data: Transition, key:
     ``sqrt(E ||tau^d(e(s)) - e(s_d)||^2 / E ||e(s_d) - E e(s_d)||^2)``, over paths that no end of an episode crosses: 0
     is a perfect model, 1 one that knows no more than the mean.
     """
-    depth, nets = parts.config.match_depth, parts.nets
+    depth, nets = parts.config.match_depth, parts.acting
     starts = jax.random.randint(key, (_ERROR_ROWS,), 0, data.reward.shape[0] - depth)
 
     def path(start: Array) -> tuple[Array, Array, Array]:

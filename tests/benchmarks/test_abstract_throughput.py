@@ -12,6 +12,7 @@ pytestmark = pytest.mark.filterwarnings("default")
     [
         (["--rounds", "0"], "rounds=0"),
         (["--depths", "-1"], "depths="),
+        (["--states", "0"], "states="),
         (["--methods", "carr"], "did you mean 'crar'"),
     ],
 )
@@ -24,7 +25,7 @@ def test_bad_input_is_refused(arguments, why, tmp_path):
 def test_every_method_has_a_preset_and_a_mode():
     config = abstract_throughput.PRESETS["full"]
     assert set(config.methods) == set(abstract_throughput.METHODS)
-    assert all(preset in gmas.presets for preset, _ in abstract_throughput.METHODS.values())
+    assert all(preset in gmas.presets for preset, *_ in abstract_throughput.METHODS.values())
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def built(**changes):
     spec = envs.make("catcher").spec._replace(num_actions=ACTIONS)
     parts = gmas_parts.make_parts(config(**changes), spec)
     nets = linear_networks()
-    parts = parts._replace(nets=nets, encode=gmas_parts._picture_by_picture(nets.encoder)[1])
+    parts = parts._replace(nets=nets, acting=nets, encode=gmas_parts._picture_by_picture(nets.encoder)[1])
     return parts, gmas_updates.init_learner(parts, KEY), jax.jit(partial(gmas_updates.update, parts))
 
 
@@ -211,7 +211,7 @@ def shift_parts(drift):
         encoder=Network(lambda key: None, lambda p, picture: picture),
         dynamics=Network(lambda key: None, lambda p, z, a: z + a + drift),
     )
-    return parts._replace(nets=nets)
+    return parts._replace(nets=nets, acting=nets)
 
 
 def walk(length=400):
@@ -260,13 +260,13 @@ def test_the_plan_that_acts_is_the_mean_over_depths():
     parts, learner, _ = built()
     picture = jnp.array([[0.3, -0.5], [0.1, 0.9]])
     z = jnp.tanh(learner.params["encoder"] @ picture.ravel())
-    values = gmas_updates.plan(parts, learner.params, learner.params["critic"], z, depth=2, branching=2)
+    values = gmas_updates.plan(parts.nets, learner.params, learner.params["critic"], z, depth=2, branching=2)
     act = partial(gmas.planned_act, parts, learner, picture, depth=2)
     assert act(KEY) == jnp.argmax(jnp.mean(values, axis=0))
     drawn = jax.vmap(lambda k: act(k, epsilon=1.0))(jax.random.split(KEY, 200))
     assert set(np.unique(drawn)) == set(range(ACTIONS))
     one = gmas_updates.plan(
-        parts, learner.params, learner.params["critic"], z, depth=2, branching=2, action=jnp.array(1)
+        parts.nets, learner.params, learner.params["critic"], z, depth=2, branching=2, action=jnp.array(1)
     )
     np.testing.assert_allclose(tree.plan_q(one), tree.plan_q(values)[1], rtol=1e-6)
 
@@ -336,3 +336,16 @@ def test_presets_differ_by_their_names():
     assert gmas.presets["crar"] == dataclasses.replace(gmas.presets["gmas-l2"], alpha=0.0, distance="cosine")
     assert {gmas.presets[f"gmas-l2/depth{d}"].match_depth for d in (1, 3, 5)} == {1, 3, 5}
     assert gmas.presets["gmas-cosine"].alpha == 0.05 and gmas.presets["gmas-l2"].alpha == 1.0
+
+
+def test_a_weight_may_be_swept():
+    parts, first, _ = built()
+    args = (first, rows(), jnp.ones(2), jnp.asarray(1e-3), KEY)
+
+    def swept(alpha):
+        return gmas_updates.update(parts._replace(config=config(alpha=alpha)), *args)[0].params
+
+    both = jax.jit(jax.vmap(swept))(jnp.array([0.0, 0.05]))
+    alone = [updated(alpha=alpha)[0].params for alpha in (0.0, 0.05)]
+    expected = jax.tree.map(lambda *each: jnp.stack(each), *alone)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), both, expected)
