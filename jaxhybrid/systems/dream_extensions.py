@@ -199,9 +199,8 @@ def _latent(config: Config, town: City, nets: ContextNetworks) -> Extension:
             other = rolled_pairs(drawn.obs)[1]
             return ContextStep(drawn, trials.goal, known, other, jnp.full(contexts.shape[:1], rewarded))
 
-        examples = steps(episodes, execute_key, 1.0)
-        if config.mix:
-            examples = mixed(examples, steps(trials.exploration, explore_key, 0.0), share=config.mix)
+        executed, explored = steps(episodes, execute_key, 1.0), steps(trials.exploration, explore_key, 0.0)
+        examples = mixed(executed, explored, share=config.mix)
         return batched(model_loss)(params, examples, loss_key)
 
     metrics = ("transition", "disambiguation", "distance", "reward", "discount")
