@@ -83,6 +83,32 @@ class Config:
     penalty: float = 0.1
     """Cost of an exploration step, c: 0.1 as released, 0.01 in the paper."""
 
+    gradient: Literal["off", "augment", "replace"] = "off"
+    """Whether gradients of a model that is adapted to what was explored are read as well, or in place of the decoder's
+    memory."""
+    inner_rate: float = 0.1
+    """Step size of the adaptation; the first one, where it is learnt."""
+    learned_rates: bool = False
+    """Whether every tensor of the model learns a step size of its own."""
+    order: Literal["second", "first"] = "second"
+    """Whether the model learns through its adaptation, or as if the step were a constant."""
+    model_learning_rate: float = 1e-3
+    """Adam step size of the model that is adapted."""
+    surprise: float = 0.0
+    """How much more the steps count that the model predicts badly, as an exponent; 0: not at all."""
+    reader: Literal["flat", "attention", "low_rank"] = "flat"
+    """What reads the gradients; see `gradient_readers`."""
+    preprocessing: Literal["sign_log", "rms"] = "sign_log"
+    """How gradients of many orders of magnitude are made fit to be read."""
+    shared: bool = False
+    """Whether the execution policy's embedding of states is also that of a model, which is told the task."""
+    plan_depth: int = 0
+    """Steps that this model plans ahead when the execution agent acts; 0: none."""
+    plan_average: bool = False
+    """Whether values of all depths are averaged, as CRAR does."""
+    mix: float = 0.0
+    """Share of exploration among the steps that this model learns from."""
+
     test_trials: int = 100
     """Trials of each test, always the same: the released ones of the split."""
 
@@ -90,15 +116,29 @@ class Config:
 _POSITIVE = (
     "trials", "trials_per_iteration", "parallel_trials", "learning_rate", "clip_norm", "batch_size", "update_every",
     "target_interval", "epsilon_steps", "capacity", "exploration_window", "execution_window", "test_trials",
+    "inner_rate", "model_learning_rate",
 )  # fmt: skip
-_NOT_NEGATIVE = ("exploration_starts", "execution_starts", "noise", "bottleneck", "bound", "penalty")
-_UNIT = ("gamma", "epsilon_start", "epsilon_end")
+_NOT_NEGATIVE = (
+    "exploration_starts",
+    "execution_starts",
+    "noise",
+    "bottleneck",
+    "bound",
+    "penalty",
+    "plan_depth",
+    "surprise",
+)
+_UNIT = ("gamma", "epsilon_start", "epsilon_end", "mix")
 _CHOICES = {
     "task_order": ("random", "released"),
     "method": ("dream", "no_exploration", "rl2"),
     "init_target": ("copy", "random"),
     "dueling_mean": ("state", "batch"),
     "target_context": ("matched", "id"),
+    "gradient": ("off", "augment", "replace"),
+    "order": ("second", "first"),
+    "reader": ("flat", "attention", "low_rank"),
+    "preprocessing": ("sign_log", "rms"),
 }
 
 
@@ -128,6 +168,7 @@ def checked(config: Config, env: str) -> Config:
     for name in _UNIT:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise InputError(f"{name}={getattr(config, name)} must lie in [0, 1].")
+    _check_extensions(config)
     for whole, part in (("trials", "trials_per_iteration"), ("trials_per_iteration", "parallel_trials")):
         total, count = getattr(config, whole), getattr(config, part)
         if total % count:
@@ -138,7 +179,25 @@ def checked(config: Config, env: str) -> Config:
     return config
 
 
-VARIANTS: dict[str, dict[str, object]] = {"dream": {}}
+def _check_extensions(config: Config) -> None:
+    extended = config.gradient != "off" or config.shared or config.plan_depth > 0
+    if extended and config.method != "dream":
+        raise InputError(f"method={config.method!r} has no context to extend: use method='dream'.")
+    if config.plan_depth > 0 and not config.shared:
+        raise InputError(f"plan_depth={config.plan_depth} plans without a model: add shared=True.")
+    if config.shared and config.recurrent:
+        raise InputError("shared=True is for an execution policy without a memory: use recurrent=False.")
+    if config.mix > 0.0 and not config.shared:
+        raise InputError(f"mix={config.mix} mixes the steps of a model that is not there: add shared=True.")
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "dream": {},
+    "gradient": {"gradient": "augment"},
+    "shared": {"shared": True},
+    "planning": {"shared": True, "plan_depth": 1},
+    "planning-mixed": {"shared": True, "plan_depth": 1, "mix": 0.5},
+}
 """The extensions of the paper as changes of any preset; "dream" is the baseline."""
 
 _DREAM = Config()
