@@ -8,7 +8,6 @@ may have any leading axes: a batch as one array lets the memory take the gradien
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -55,12 +54,16 @@ class RecurrentQ(NamedTuple):
       apply: ``apply(params, *inputs) -> Heads`` of every step of a sequence, or of many, ``[..., T]``.
       step: ``step(params, hidden, *inputs) -> (hidden, Heads)`` of one step of the same sequence.
       start: the hidden state before the first step; empty where there is no memory.
+      embed: ``embed(params, obs [C]) -> [X]``, what the policy makes of an observation before anything else.
+      values: ``values(params, x [X], *others) -> Heads`` of an embedded observation; only without a memory.
     """
 
     init: Callable[[Key], PyTree]
     apply: Callable[..., Heads]
     step: Callable[..., tuple[Hidden, Heads]]
     start: Hidden
+    embed: Callable[[PyTree, Array], Array]
+    values: Callable[..., Heads]
 
 
 class ContextNetworks(NamedTuple):
@@ -72,17 +75,12 @@ class ContextNetworks(NamedTuple):
         the first knows nothing.
       exploration: inputs ``obs [T, C]`` and the actions before them, plus one, 0 at the start, ``[T]``.
       execution: inputs ``obs [T, C]``, ``goal [G]`` and the code of the task ``[CODE]``.
-      embed: ``embed(execution params, obs [..., C]) -> [..., CODE]``, the states that the execution policy sees.
-      values_of: ``values_of(execution params, states [..., CODE], goal [G], code [CODE]) -> Heads`` of embedded states,
-        for a policy without a memory.
     """
 
     problem: Network
     decoder: Network
     exploration: RecurrentQ
     execution: RecurrentQ
-    embed: Callable[[PyTree, Array], Array]
-    values_of: Callable[..., Heads]
 
 
 def dueling(heads: Heads, *, mean: Literal["state", "batch"] = "state") -> Array:
@@ -122,16 +120,19 @@ def make_networks(
     """
     obs, goal, code = jnp.zeros((1, len(obs_sizes)), jnp.int32), jnp.zeros(len(goal_sizes), jnp.int32), jnp.zeros(CODE)
     actions, several = jnp.zeros(1, jnp.int32), jnp.zeros((2, len(obs_sizes)), jnp.int32)
-    sizes = {"obs_sizes": tuple(obs_sizes), "num_actions": num_actions}
+    sizes: dict[str, Any] = {"obs_sizes": tuple(obs_sizes), "num_actions": num_actions}
     start = (jnp.zeros(_MEMORY),) * 2
-    executor = _ExecutionPolicy(**sizes, goal_sizes=tuple(goal_sizes), recurrent=recurrent)
     return ContextNetworks(
         problem=_network(_ProblemEncoder(num_ids), jnp.zeros((), jnp.int32)),
         decoder=_network(TrajectoryDecoder(**sizes), several, actions),
         exploration=_policy(_ExplorationPolicy(**sizes), start, obs, actions),
-        execution=_policy(executor, start if recurrent else (), obs, goal, code),
-        embed=_method(executor, "embed"),
-        values_of=_method(executor, "values_of"),
+        execution=_policy(
+            _ExecutionPolicy(**sizes, goal_sizes=tuple(goal_sizes), recurrent=recurrent),
+            start if recurrent else (),
+            obs,
+            goal,
+            code,
+        ),
     )
 
 
@@ -182,7 +183,8 @@ class LSTM(nn.Module):
 
     def step(self, hidden: Hidden, x: Array) -> Hidden:
         """Returns output and cell after one more input ``[I]``."""
-        return memory.advance(*hidden, self.project(x), self.kernel)
+        output, cell = hidden
+        return memory.advance(output, cell, self.project(x), self.kernel)
 
 
 class TrajectoryDecoder(nn.Module):
@@ -248,6 +250,9 @@ class _ExplorationPolicy(nn.Module):
         hidden = self.memory.step(hidden, self._seen(obs, previous))
         return hidden, self.heads(hidden[0])
 
+    def embed(self, obs: Array) -> Array:
+        return self.state(obs)
+
     def _seen(self, obs: Array, previous: Array) -> Array:
         return self.torso(nn.relu(jnp.concatenate([self.state(obs), self.previous(previous)], axis=-1)))
 
@@ -282,8 +287,8 @@ class _ExecutionPolicy(nn.Module):
     def embed(self, obs: Array) -> Array:
         return self.state(obs)
 
-    def values_of(self, state: Array, goal: Array, code: Array) -> Heads:
-        return self._read(_beside(state, self.goal(goal)), code)
+    def values(self, x: Array, goal: Array, code: Array) -> Heads:
+        return self._read(_beside(x, self.goal(goal)), code)
 
     def _seen(self, obs: Array, goal: Array) -> Array:
         joined = _beside(self.state(obs), self.goal(goal))
@@ -298,16 +303,18 @@ def _network(module: nn.Module, *inputs: Array) -> Network:
     return Network(lambda key: module.init(key, *inputs), module.apply)
 
 
-def _method(module: nn.Module, name: str) -> Callable[..., Any]:
-    return partial(module.apply, method=name)
-
-
 def _policy(module: nn.Module, start: Hidden, *inputs: Array) -> RecurrentQ:
-    def step(params: PyTree, hidden: Hidden, *seen: Array) -> tuple[Hidden, Heads]:
-        found: Any = module.apply(params, hidden, *seen, method="step")
-        return found
+    def method(name: str) -> Callable[..., Any]:
+        return lambda params, *inputs: module.apply(params, *inputs, method=name)
 
-    return RecurrentQ(lambda key: module.init(key, *inputs), module.apply, step, start)
+    return RecurrentQ(
+        init=lambda key: module.init(key, *inputs),
+        apply=method("__call__"),
+        step=method("step"),
+        start=start,
+        embed=method("embed"),
+        values=method("values"),
+    )
 
 
 def _linear(inputs: int, out: int, *, fan: int | None = None, name: str | None = None) -> nn.Dense:

@@ -52,11 +52,11 @@ class Store(NamedTuple):
 
     Attributes:
       trials: in as few bytes as they need, ``[capacity, ...]``.
-      count: trials ever added, ``[]``.
+      added: trials ever put in, ``[]``.
     """
 
     trials: Trial
-    count: Array
+    added: Array
 
 
 def empty(trial: Trial, capacity: int) -> Store:
@@ -78,18 +78,18 @@ def add(store: Store, trials: Trial) -> Store:
       store: from `empty`.
       trials: in the order in which they happened.
     """
-    capacity, added = store.trials.task_id.shape[0], trials.task_id.shape[0]
-    kept = min(added, capacity)
-    slots = (store.count + (added - kept) + jnp.arange(kept)) % capacity
-    newest = jax.tree.map(lambda x: x[added - kept :], _packed(trials))
+    capacity, count = store.trials.task_id.shape[0], trials.task_id.shape[0]
+    kept = min(count, capacity)
+    slots = (store.added + (count - kept) + jnp.arange(kept)) % capacity
+    newest = jax.tree.map(lambda x: x[count - kept :], _packed(trials))
     ring = jax.tree.map(lambda old, new: old.at[slots].set(new), store.trials, newest)
-    return Store(ring, store.count + added)
+    return Store(ring, store.added + count)
 
 
 def sample_trials(store: Store, key: Key, count: int, *, window: int) -> Trial:
     """Draws ``count`` of the newest ``window`` trials, uniformly and with replacement, ``[count, ...]``."""
     capacity = store.trials.task_id.shape[0]
-    size = jnp.minimum(store.count, min(window, capacity))
+    size = jnp.minimum(store.added, min(window, capacity))
     return _rows(store, jax.random.randint(key, (count,), 0, jnp.maximum(size, 1)))
 
 
@@ -97,8 +97,8 @@ def step_ends(store: Store) -> Array:
     """Number of execution steps in the newest trial, the newest two, and so on, integer ``[capacity]``."""
     capacity = store.trials.task_id.shape[0]
     ages = jnp.arange(capacity)
-    lengths = jnp.sum(store.trials.execution.mask, axis=1, dtype=jnp.int32)[(store.count - 1 - ages) % capacity]
-    return jnp.cumsum(jnp.where(ages < store.count, lengths, 0))
+    lengths = jnp.sum(store.trials.execution.mask, axis=1, dtype=jnp.int32)[(store.added - 1 - ages) % capacity]
+    return jnp.cumsum(jnp.where(ages < store.added, lengths, 0))
 
 
 def sample_steps(store: Store, ends: Array, key: Key, count: int, *, window: int) -> tuple[Trial, Array]:
@@ -129,7 +129,7 @@ def one_step(episode: Episode, t: Array) -> Episode:
 
 def _rows(store: Store, age: Array) -> Trial:
     capacity = store.trials.task_id.shape[0]
-    return _unpacked(jax.tree.map(lambda x: x[(store.count - 1 - age) % capacity], store.trials))
+    return _unpacked(jax.tree.map(lambda x: x[(store.added - 1 - age) % capacity], store.trials))
 
 
 def _packed(trial: Trial) -> Trial:

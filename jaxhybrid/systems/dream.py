@@ -18,7 +18,6 @@ from jaxhybrid import trials as records
 from jaxhybrid.envs import city
 from jaxhybrid.systems import dream_joined, dream_trials, dream_updates
 from jaxhybrid.systems.dream_config import Config, checked, presets
-from jaxhybrid.systems.dream_diagnosis import action_entropy, informative_steps
 from jaxhybrid.systems.dream_trials import Task
 from jaxhybrid.systems.dream_updates import Agent, Parts
 from jaxhybrid.trials import Episode, Store, Trial
@@ -97,13 +96,13 @@ def make(config: Config, env: Env) -> System:
 def _round(parts: Parts, draw_fn: Callable[[Array, Key], Task], state: State, key: Key) -> tuple[State, dict[str, Sum]]:
     """Plays trials side by side, stores them, and takes the updates that their steps pay for."""
     config = parts.config
-    draw_key, play_key, *learn_keys = jax.random.split(key, 4)
+    draw_key, play_key, *learn_keys = jax.random.split(key, 5)
     numbers = state.trials + jnp.arange(config.parallel_trials)
     tasks = jax.vmap(draw_fn)(numbers, jax.random.split(draw_key, config.parallel_trials))
     played = jax.vmap(partial(_play, parts, state.agents))(tasks, jax.random.split(play_key, config.parallel_trials))
     store = records.add(state.store, played)
-    agents, logged = dict(state.agents), _played_metrics(parts, played)
-    learning = {"exploration": _explorer_learns, "execution": _executor_learns}
+    agents, logged = dict(state.agents), _played_metrics(played)
+    learning = {"exploration": _explorer_learns, "execution": _executor_learns, "dynamics": _model_learns}
     for (name, learn), learn_key in zip(learning.items(), learn_keys, strict=True):
         if name in agents:
             agents[name], sums = learn(parts, agents, store, (tasks, played), learn_key)
@@ -121,9 +120,9 @@ def _explorer_learns(
         trials = records.sample_trials(store, key, config.batch_size, window=config.exploration_window)
         return dream_updates.exploration_update(parts, agents | {"exploration": agent}, trials, own_step)
 
-    learning = (store.count >= config.exploration_starts) & (config.method == "dream")
+    learning = (store.added >= config.exploration_starts) & (config.method == "dream")
     lengths = jnp.sum(played[1].exploration.mask, axis=1)
-    return _updates(parts, "exploration", agents["exploration"], update, lengths, learning, key)
+    return _updates(config, "exploration", agents["exploration"], update, lengths, learning, key)
 
 
 def _executor_learns(
@@ -143,8 +142,24 @@ def _executor_learns(
         by_id = tasks.by_id[jnp.searchsorted(ends, own_step)]
         return dream_updates.execution_update(parts, agents | {"execution": agent}, batch, by_id, own_step, noise_key)
 
-    stored = store.count if config.recurrent else agent.steps + jnp.sum(lengths)
-    return _updates(parts, "execution", agent, update, lengths, stored >= config.execution_starts, key)
+    stored = store.added if config.recurrent else agent.steps + jnp.sum(lengths)
+    return _updates(config, "execution", agent, update, lengths, stored >= config.execution_starts, key)
+
+
+def _model_learns(
+    parts: Parts, agents: dict[str, Agent], store: Store, played: tuple[Task, Trial], key: Key
+) -> tuple[Agent, dict[str, Sum]]:
+    """Updates of the model that is adapted, as often as those of the execution agent, whose steps it predicts."""
+    config = parts.config
+
+    def update(agent: Agent, own_step: Array, key: Key) -> tuple[Agent, dict[str, Array]]:
+        sample_key, loss_key = jax.random.split(key)
+        trials = records.sample_trials(store, sample_key, config.batch_size, window=config.exploration_window)
+        return dream_updates.dynamics_update(parts, agents | {"dynamics": agent}, trials, own_step, loss_key)
+
+    lengths = jnp.sum(played[1].execution.mask, axis=1)
+    learning = agents["dynamics"].steps + jnp.sum(lengths) >= config.execution_starts
+    return _updates(config, "dynamics", agents["dynamics"], update, lengths, learning, key)
 
 
 def _sampled(config: Config, store: Store, step_ends: Array, key: Key) -> tuple[Trial, Episode]:
@@ -161,7 +176,7 @@ def _sampled(config: Config, store: Store, step_ends: Array, key: Key) -> tuple[
 
 
 def _updates(
-    parts: Parts,
+    config: Config,
     name: str,
     agent: Agent,
     update: Callable[[Agent, Array, Key], tuple[Agent, dict[str, Array]]],
@@ -173,14 +188,14 @@ def _updates(
 
     A loop of as many turns as are due, so that no arithmetic is spent on updates that are not.
     """
-    every, before = parts.config.update_every, agent.steps
+    before = agent.steps
     after = before + jnp.sum(lengths).astype(jnp.int32)
-    first, last = before // every, after // every
-    zeros = dict.fromkeys(parts.metrics[name], jnp.zeros(()))
+    first, last = before // config.update_every, after // config.update_every
+    zeros = dict.fromkeys(dream_updates.metric_names(config, name), jnp.zeros(()))
 
     def one(i: Array, carry: tuple[Agent, dict[str, Array]]) -> tuple[Agent, dict[str, Array]]:
         agent, sums = carry
-        agent, logged = update(agent, (i + 1) * every, jax.random.fold_in(key, i))
+        agent, logged = update(agent, (i + 1) * config.update_every, jax.random.fold_in(key, i))
         return agent, {metric: sums[metric] + logged[metric] for metric in sums}
 
     agent, sums = jax.lax.fori_loop(first, jnp.where(learning, last, first), one, (agent, zeros))
@@ -255,32 +270,49 @@ def _tests(parts: Parts, agents: dict[str, Agent]) -> dict[str, Array]:
         metrics |= {
             f"{phase}/return": jnp.mean(jnp.sum(trials.execution.reward, axis=1)),
             f"{phase}/exploration_steps": jnp.mean(jnp.sum(trials.exploration.mask, axis=1)),
-            f"{phase}/action_entropy": action_entropy(parts.town, trials.execution),
+            f"{phase}/action_entropy": _action_entropy(trials.execution),
         }
     return metrics
 
 
-def _played_metrics(parts: Parts, played: Trial) -> dict[str, Sum]:
+def _action_entropy(episodes: Episode) -> Array:
+    """Entropy in nats of the actions that trials ``[N, ...]`` take at the same step, in the mean over steps.
+
+    It is zero where an agent does the same in every task, whatever it is told.
+    """
+    taken = jnp.sum(jax.nn.one_hot(episodes.action, len(city.ACTIONS)) * episodes.mask[..., None], axis=0)
+    alive = jnp.sum(taken, axis=-1, keepdims=True)
+    share = taken / jnp.maximum(alive, 1.0)
+    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1.0)), 0.0), axis=-1)
+    return jnp.sum(alive[:, 0] * entropy) / jnp.sum(alive)
+
+
+def _informative(episodes: Episode) -> Array:
+    """Share of the steps that tell tasks apart: rides that lead somewhere."""
+    moved = jnp.any(episodes.obs[:, 1:] != episodes.obs[:, :-1], axis=-1)
+    return jnp.sum(episodes.mask * (moved & (episodes.action == city.RIDE)))
+
+
+def _played_metrics(played: Trial) -> dict[str, Sum]:
     """Sums over the training trials of a round, and their number."""
     count = jnp.asarray(played.task_id.shape[0], jnp.float32)
-    informative = {
-        f"collect/informative_{name}": (jnp.sum(informative_steps(parts.town, episodes)), jnp.sum(episodes.mask))
-        for name, episodes in (("exploration", played.exploration), ("execution", played.execution))
-    }
-    return informative | {
+    steps = {name: jnp.sum(getattr(played, name).mask) for name in ("exploration", "execution")}
+    shares = {f"collect/{name}_rides": (_informative(getattr(played, name)), steps[name]) for name in steps}
+    return shares | {
         "collect/return": (jnp.sum(played.execution.reward), count),
-        "collect/exploration_steps": (jnp.sum(played.exploration.mask), count),
-        "collect/execution_steps": (jnp.sum(played.execution.mask), count),
+        "collect/exploration_steps": (steps["exploration"], count),
+        "collect/execution_steps": (steps["execution"], count),
     }
 
 
 def _counts(config: Config, state: State) -> dict[str, Array]:
     agents = state.agents
     refused = [agent.guard for agent in agents.values()]
-    found = {f"{name}/epsilon": _epsilon(config, agent) for name, agent in agents.items()}
+    players = {name: agent for name, agent in agents.items() if name != "dynamics"}
+    found = {f"{name}/epsilon": _epsilon(config, agent) for name, agent in players.items()}
     found |= {f"{name}/updates": agent.updates for name, agent in agents.items()}
     return found | {
-        "env/steps": jnp.sum(jnp.stack([agent.steps for agent in agents.values()])),
+        "env/steps": jnp.sum(jnp.stack([agent.steps for agent in players.values()])),
         "env/trials": state.trials,
         "guard/nonfinite": jnp.sum(jnp.stack([guard.refused for guard in refused])),
         "guard/nonfinite_streak": jnp.max(jnp.stack([guard.streak for guard in refused])),

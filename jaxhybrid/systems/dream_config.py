@@ -84,35 +84,30 @@ class Config:
     """Cost of an exploration step, c: 0.1 as released, 0.01 in the paper."""
 
     gradient: Literal["off", "augment", "replace"] = "off"
-    """Whether the gradients by which a model adapts to exploration are read for the code of a task: beside what the
-    decoder says, or in its place."""
-    reader: Literal["flat", "attention", "low_rank"] = "flat"
-    """What reads them, see `gradient_readers`; the paper's is flat."""
-    gradient_rank: int = 16
-    """Random directions on either side of a layer; 2 x 16 x 16 numbers are read of two layers."""
+    """Whether gradients of a model that is adapted to what was explored are read as well, or in place of the decoder's
+    memory."""
     inner_rate: float = 0.1
-    """Step size of the adaptation, at the start if it is learned."""
-    inner_rates: Literal["fixed", "learned"] = "fixed"
+    """Step size of the adaptation; the first one, where it is learnt."""
+    learned_rates: bool = False
     """Whether every tensor of the model learns a step size of its own."""
-    inner_order: Literal["second", "first"] = "second"
-    """Whether learning sees through the gradient of the adaptation."""
+    order: Literal["second", "first"] = "second"
+    """Whether the model learns through its adaptation, or as if the step were a constant."""
     model_learning_rate: float = 1e-3
     """Adam step size of the model that is adapted."""
     surprise: float = 0.0
-    """Power of a step's error in its weight for that model: 0 weighs all steps alike."""
-
-    model: Literal["off", "shared", "planning"] = "off"
-    """Whether the states of the execution policy also serve a model of their dynamics, and one of reward and end."""
-    disambiguation: float = 1.0
-    """Weight of what keeps different states apart."""
-    sharpness: float = 5.0
-    """How near states have to be for that, C."""
+    """How much more the steps count that the model predicts badly, as an exponent; 0: not at all."""
+    reader: Literal["flat", "attention", "low_rank"] = "flat"
+    """What reads the gradients; see `gradient_readers`."""
+    preprocessing: Literal["sign_log", "rms"] = "sign_log"
+    """How gradients of many orders of magnitude are made fit to be read."""
+    shared: bool = False
+    """Whether the execution policy's embedding of states is also that of a model, which is told the task."""
+    plan_depth: int = 0
+    """Steps that this model plans ahead when the execution agent acts; 0: none."""
+    plan_average: bool = False
+    """Whether values of all depths are averaged, as CRAR does."""
     mix: float = 0.0
-    """Share of exploration steps in what the model learns from, 0.5 where the paper mixes them in."""
-    planning_depth: int = 0
-    """Model steps that the execution agent looks ahead."""
-    planning_values: Literal["deepest", "average"] = "deepest"
-    """Whether it acts by the values of that depth, or by the mean over all depths, as CRAR does."""
+    """Share of exploration among the steps that this model learns from."""
 
     test_trials: int = 100
     """Trials of each test, always the same: the released ones of the split."""
@@ -121,12 +116,18 @@ class Config:
 _POSITIVE = (
     "trials", "trials_per_iteration", "parallel_trials", "learning_rate", "clip_norm", "batch_size", "update_every",
     "target_interval", "epsilon_steps", "capacity", "exploration_window", "execution_window", "test_trials",
-    "gradient_rank", "inner_rate", "model_learning_rate", "sharpness",
+    "inner_rate", "model_learning_rate",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "exploration_starts", "execution_starts", "noise", "bottleneck", "bound", "penalty", "surprise", "disambiguation",
-    "planning_depth",
-)  # fmt: skip
+    "exploration_starts",
+    "execution_starts",
+    "noise",
+    "bottleneck",
+    "bound",
+    "penalty",
+    "plan_depth",
+    "surprise",
+)
 _UNIT = ("gamma", "epsilon_start", "epsilon_end", "mix")
 _CHOICES = {
     "task_order": ("random", "released"),
@@ -135,11 +136,9 @@ _CHOICES = {
     "dueling_mean": ("state", "batch"),
     "target_context": ("matched", "id"),
     "gradient": ("off", "augment", "replace"),
+    "order": ("second", "first"),
     "reader": ("flat", "attention", "low_rank"),
-    "inner_rates": ("fixed", "learned"),
-    "inner_order": ("second", "first"),
-    "model": ("off", "shared", "planning"),
-    "planning_values": ("deepest", "average"),
+    "preprocessing": ("sign_log", "rms"),
 }
 
 
@@ -169,6 +168,7 @@ def checked(config: Config, env: str) -> Config:
     for name in _UNIT:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise InputError(f"{name}={getattr(config, name)} must lie in [0, 1].")
+    _check_extensions(config)
     for whole, part in (("trials", "trials_per_iteration"), ("trials_per_iteration", "parallel_trials")):
         total, count = getattr(config, whole), getattr(config, part)
         if total % count:
@@ -176,33 +176,27 @@ def checked(config: Config, env: str) -> Config:
             raise InputError(f"{whole}={total} must be a multiple of {part}={count}: {near} is the nearest.")
     if config.parallel_trials > config.capacity:
         raise InputError(f"parallel_trials={config.parallel_trials} must not exceed capacity={config.capacity}.")
-    _check_extensions(config)
     return config
 
 
 def _check_extensions(config: Config) -> None:
-    """Raises an InputError where an extension misses what it extends."""
-    extended = [f"{name}={getattr(config, name)!r}" for name in ("gradient", "model") if getattr(config, name) != "off"]
+    extended = config.gradient != "off" or config.shared or config.plan_depth > 0
     if extended and config.method != "dream":
-        raise InputError(
-            f"method={config.method!r} does without a code of the task: {extended[0]} needs method='dream'."
-        )
-    if config.planning_depth and config.model != "planning":
-        raise InputError(
-            f"planning_depth={config.planning_depth} plans on a task without a model: use model='planning', or depth 0."
-        )
-    if config.planning_depth and config.recurrent:
-        raise InputError("recurrent=True hides what the model predicts in a memory: to plan, use recurrent=False.")
-    if config.mix and config.model == "off":
-        raise InputError(f"mix={config.mix} is a share of what a model learns from: use model='shared' or 'planning'.")
+        raise InputError(f"method={config.method!r} has no context to extend: use method='dream'.")
+    if config.plan_depth > 0 and not config.shared:
+        raise InputError(f"plan_depth={config.plan_depth} plans without a model: add shared=True.")
+    if config.shared and config.recurrent:
+        raise InputError("shared=True is for an execution policy without a memory: use recurrent=False.")
+    if config.mix > 0.0 and not config.shared:
+        raise InputError(f"mix={config.mix} mixes the steps of a model that is not there: add shared=True.")
 
 
 VARIANTS: dict[str, dict[str, object]] = {
     "dream": {},
     "gradient": {"gradient": "augment"},
-    "shared": {"model": "shared"},
-    "planning": {"model": "planning", "planning_depth": 1},
-    "planning-mixed": {"model": "planning", "planning_depth": 1, "mix": 0.5},
+    "shared": {"shared": True},
+    "planning": {"shared": True, "plan_depth": 1},
+    "planning-mixed": {"shared": True, "plan_depth": 1, "mix": 0.5},
 }
 """The extensions of the paper as changes of any preset; "dream" is the baseline."""
 

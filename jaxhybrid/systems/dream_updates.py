@@ -18,16 +18,35 @@ from jaxhybrid.losses.batching import batched
 from jaxhybrid.losses.context import bottleneck_loss, decoder_loss, exploration_rewards
 from jaxhybrid.losses.critic import double_q_targets, sequence_squared_error
 from jaxhybrid.ops import trees
-from jaxhybrid.systems import dream_extensions, dream_joined
+from jaxhybrid.systems import dream_joined, dream_models
 from jaxhybrid.systems.dream_config import Config
-from jaxhybrid.systems.dream_extensions import Extension
+from jaxhybrid.systems.dream_models import Models
 from jaxhybrid.systems.dream_trials import previous_actions
 from jaxhybrid.trials import Episode, Trial
 from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = ["Agent", "Parts", "execution_update", "exploration_update", "init_agents", "make_parts"]
+__all__ = [
+    "Agent",
+    "Parts",
+    "dynamics_update",
+    "execution_update",
+    "exploration_update",
+    "init_agents",
+    "make_parts",
+    "metric_names",
+]
 
 _KNOWN = ("decoder", "first_error", "last_error", "code_square")
+
+
+def metric_names(config: Config, name: str) -> tuple[str, ...]:
+    """What an update of an agent logs."""
+    told = dream_models.LATENT_METRICS if config.shared else ()
+    return {
+        "exploration": ("td", "q", "reward", "grad_norm"),
+        "execution": ("td", "q", "grad_norm", *_KNOWN, *told),
+        "dynamics": ("after", "before", "support", "grad_norm"),
+    }[name]
 
 
 class Agent(NamedTuple):
@@ -57,11 +76,11 @@ class Parts(NamedTuple):
       config: the numbers.
       town: where the trials take place.
       nets: the networks.
-      extensions: what is added to plain DREAM.
-      metrics: what an update of either agent logs.
-      optimiser: of either agent.
+      models: those of the extensions.
+      optimisers: of every agent, by name.
       told_fn: ``told_fn(params, task_id, key) -> [CODE]``, the noisy code of a task.
-      decode_fn: ``decode_fn(params, episodes) -> [..., T+1, CODE]``, what every prefix of explorations says.
+      features_fn: ``features_fn(params of all agents, episode)``, gradients of every prefix, or None.
+      decode_fn: ``decode_fn(params, episodes, features) -> [..., T+1, CODE]``, what every prefix of explorations says.
       policies_fn: ``policies_fn(params of all agents)`` -> ``explore_fn(hidden, obs, previous)`` and
         ``execute_fn(hidden, obs, previous, goal, code)``, each of which returns ``(hidden, Heads)``.
       start: hidden state before exploration.
@@ -71,11 +90,11 @@ class Parts(NamedTuple):
     config: Config
     town: City
     nets: ContextNetworks
-    extensions: tuple[Extension, ...]
-    metrics: dict[str, tuple[str, ...]]
-    optimiser: optax.GradientTransformation
+    models: Models
+    optimisers: dict[str, optax.GradientTransformation]
     told_fn: Callable[[PyTree, Array, Key], Array]
-    decode_fn: Callable[[PyTree, Episode], Array]
+    features_fn: Callable[[dict[str, PyTree], Episode], PyTree]
+    decode_fn: Callable[[PyTree, Episode, PyTree], Array]
     policies_fn: Callable[[dict[str, PyTree]], tuple[Any, Any]]
     start: PyTree
     next_fn: Callable[[PyTree], PyTree]
@@ -92,48 +111,54 @@ def make_parts(config: Config, town: City) -> Parts:
         recurrent=config.recurrent,
     )
 
+    models = dream_models.make_models(config, town)
+
     def told_fn(params: PyTree, task_id: Array, key: Key) -> Array:
         return nets.problem.apply(params["problem"], task_id) + config.noise * jax.random.normal(key, (CODE,))
 
-    extensions = dream_extensions.make_extensions(config, town, nets)
+    def decode_fn(params: PyTree, episodes: Episode, features: PyTree) -> Array:
+        views = []
+        if "decoder" in params:
+            views.append(nets.decoder.apply(params["decoder"], episodes.obs, episodes.action))
+        if "reader" in params:
+            views.append(dream_models.read(models, params["reader"], features))
+        # Each view ends in a linear layer, so that their sum is a linear layer on both.
+        return sum(views[1:], views[0])
 
-    def decode_fn(params: PyTree, episodes: Episode) -> Array:
-        codes = nets.decoder.apply(params["decoder"], episodes.obs, episodes.action)
-        for extension in extensions:
-            codes = extension.read_fn(params, codes, episodes)
-        return codes
-
-    if config.method != "dream":
-        # Nothing is known of the task, neither from its number nor from a trajectory.
-        told_fn, decode_fn = _untold, _unread
-    start, execution_start = nets.execution.start if alone else nets.exploration.start, nets.execution.start
+    known = config.method == "dream"
+    learning_rates = {"exploration": config.learning_rate, "execution": config.learning_rate}
+    learning_rates["dynamics"] = config.model_learning_rate
+    execution_start = nets.execution.start
     return Parts(
         config=config,
         town=town,
         nets=nets,
-        extensions=extensions,
-        metrics={
-            "exploration": ("td", "q", "reward", "grad_norm"),
-            "execution": ("td", "q", "grad_norm", *_KNOWN, *(name for each in extensions for name in each.metrics)),
+        models=models,
+        optimisers={
+            name: optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(rate))
+            for name, rate in learning_rates.items()
         },
-        optimiser=dream_extensions.optimiser(config, extensions),
-        told_fn=told_fn,
-        decode_fn=decode_fn,
-        policies_fn=partial(_one_policy, nets) if alone else partial(_two_policies, config, town, nets),
-        start=start,
+        # Without a context nothing is known of the task, neither from its number nor from a trajectory.
+        told_fn=told_fn if known else _untold,
+        features_fn=partial(dream_models.prefix_features, models),
+        decode_fn=decode_fn if known else _unread,
+        policies_fn=partial(_one_policy, nets) if alone else partial(_two_policies, config, nets, models),
+        start=execution_start if alone else nets.exploration.start,
         next_fn=(lambda hidden: hidden) if alone else (lambda _: execution_start),
     )
 
 
-def _two_policies(config: Config, town: City, nets: ContextNetworks, params: dict[str, PyTree]) -> tuple[Any, Any]:
+def _two_policies(config: Config, nets: ContextNetworks, models: Models, params: dict[str, PyTree]) -> tuple[Any, Any]:
+    known = params["execution"]
+
     def explore_fn(hidden: PyTree, obs: Array, previous: Array) -> tuple[PyTree, Heads]:
         return nets.exploration.step(params["exploration"]["policy"], hidden, obs, previous)
 
     def execute_fn(hidden: PyTree, obs: Array, previous: Array, goal: Array, code: Array) -> tuple[PyTree, Heads]:
         del previous  # the instruction and the place are enough
-        if config.planning_depth:
-            return hidden, dream_extensions.planned_heads(config, town, nets, params["execution"], obs, goal, code)
-        return nets.execution.step(params["execution"]["policy"], hidden, obs, goal, code)
+        if config.plan_depth > 0:
+            return hidden, dream_models.planned(models, config, nets.execution, known, obs, goal, code)
+        return nets.execution.step(known["policy"], hidden, obs, goal, code)
 
     return explore_fn, execute_fn
 
@@ -157,36 +182,40 @@ def _untold(params: PyTree, task_id: Array, key: Key) -> Array:
     return jnp.zeros(CODE)
 
 
-def _unread(params: PyTree, episodes: Episode) -> Array:
-    del params
+def _unread(params: PyTree, episodes: Episode, features: PyTree) -> Array:
+    del params, features
     return jnp.zeros((*episodes.obs.shape[:-1], CODE))
 
 
 def init_agents(parts: Parts, key: Key) -> dict[str, Agent]:
     """Draws the first parameters; the slow ones start as copies unless ``config.init_target`` says otherwise."""
-    nets, (key, slow_key) = parts.nets, jax.random.split(key)
-
-    def drawn(key: Key) -> dict[str, dict[str, PyTree]]:
-        key, explore_key, execute_key, problem_key, decoder_key = jax.random.split(key, 5)
-        params = {"execution": {"policy": nets.execution.init(execute_key)}}
-        if parts.config.method != "rl2":
-            params["exploration"] = {"policy": nets.exploration.init(explore_key)}
-        if parts.config.method == "dream":
-            params["execution"] |= {
-                "problem": nets.problem.init(problem_key),
-                "decoder": nets.decoder.init(decoder_key),
-            }
-        for extension, extension_key in zip(parts.extensions, jax.random.split(key, len(parts.extensions) + 1)):
-            params["execution"] |= extension.init(extension_key)
-        return params
-
-    params = drawn(key)
-    slow = drawn(slow_key) if parts.config.init_target == "random" else jax.tree.map(jnp.copy, params)
+    key, slow_key = jax.random.split(key)
+    params = _drawn(parts, key)
+    slow = _drawn(parts, slow_key) if parts.config.init_target == "random" else jax.tree.map(jnp.copy, params)
     zero = jnp.zeros((), jnp.int32)
     return {
-        name: Agent(params[name], slow[name], parts.optimiser.init(params[name]), zero, zero, Guard.new())
+        name: Agent(params[name], slow[name], parts.optimisers[name].init(params[name]), zero, zero, Guard.new())
         for name in params
     }
+
+
+def _drawn(parts: Parts, key: Key) -> dict[str, dict[str, PyTree]]:
+    """First parameters of the agents that there are."""
+    config, nets, models = parts.config, parts.nets, parts.models
+    keys = iter(jax.random.split(key, 7))
+    params: dict[str, dict[str, PyTree]] = {"execution": {"policy": nets.execution.init(next(keys))}}
+    if config.method != "rl2":
+        params["exploration"] = {"policy": nets.exploration.init(next(keys))}
+    if config.method == "dream":
+        params["execution"]["problem"] = nets.problem.init(next(keys))
+        if config.gradient != "replace":
+            params["execution"]["decoder"] = nets.decoder.init(next(keys))
+    if models.reader is not None:
+        params["execution"]["reader"] = models.reader.init(next(keys))
+        params["dynamics"] = dream_models.init_adaptable(models, config, next(keys))
+    if models.latent is not None:
+        params["execution"]["latent"] = dream_models.init_latent(models, next(keys))
+    return params
 
 
 def exploration_update(
@@ -209,7 +238,8 @@ def exploration_update(
     def heads(params: PyTree) -> Heads:
         return parts.nets.exploration.apply(params["policy"], episodes.obs, previous_actions(episodes))
 
-    codes, told = parts.decode_fn(known, episodes), parts.nets.problem.apply(known["problem"], trials.task_id)
+    codes = parts.decode_fn(known, episodes, _features(parts, agents, episodes))
+    told = parts.nets.problem.apply(known["problem"], trials.task_id)
     reward = jax.vmap(partial(exploration_rewards, penalty=config.penalty))(codes, told, episodes.mask)
     slow = heads(agent.target_params)
     num_steps = jnp.mean(jnp.sum(episodes.mask, axis=1))
@@ -219,7 +249,7 @@ def exploration_update(
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
     metrics |= {"reward": jnp.sum(reward) / jnp.sum(episodes.mask), "grad_norm": trees.norm(grads)}
-    return _stepped(parts, agent, grads, own_step), metrics
+    return _stepped(parts, "exploration", agent, grads, own_step), metrics
 
 
 def execution_update(
@@ -241,18 +271,19 @@ def execution_update(
     config, agent = parts.config, agents["execution"]
     trials, episodes = batch
     size = trials.task_id.shape[0]
-    noise_key, extension_key = jax.random.split(key)
+    noise_key, model_key = jax.random.split(key)
     fast_key, slow_key = (jax.random.split(k, size) for k in jax.random.split(noise_key))
     told_fn = jax.vmap(parts.told_fn, in_axes=(None, 0, 0))
     seen = jnp.sum(trials.exploration.mask, axis=1).astype(jnp.int32)
     num_prefixes, num_steps = jnp.mean(seen + 1.0), jnp.mean(jnp.sum(episodes.mask, axis=1))
+    features = _features(parts, agents, trials.exploration)
 
-    def contexts(codes: Array, told: Array, by_id: Array) -> Array:
+    def context(codes: Array, told: Array, by_id: Array) -> Array:
         explored = jnp.take_along_axis(codes, seen[:, None, None], axis=1)[:, 0]
         return jnp.where(by_id, told, explored)
 
-    def heads(params: PyTree, contexts: Array) -> Heads:
-        return parts.nets.execution.apply(params["policy"], episodes.obs, trials.goal, contexts)
+    def heads(params: PyTree, code: Array) -> Heads:
+        return parts.nets.execution.apply(params["policy"], episodes.obs, trials.goal, code)
 
     slow_params = agent.target_params
     # As released, the slow values always know the number of the task.
@@ -260,33 +291,71 @@ def execution_update(
     slow_codes = jax.lax.cond(
         slow_by_id,
         lambda: jnp.zeros((size, 1 + parts.town.horizon, CODE)),
-        lambda: parts.decode_fn(slow_params, trials.exploration),
+        lambda: parts.decode_fn(slow_params, trials.exploration, features),
     )
-    slow_told = told_fn(slow_params, trials.task_id, slow_key)
-    slow = heads(slow_params, contexts(slow_codes, slow_told, slow_by_id))
+    slow = heads(slow_params, context(slow_codes, told_fn(slow_params, trials.task_id, slow_key), slow_by_id))
 
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
-        codes = parts.decode_fn(params, trials.exploration)
-        known = contexts(codes, told_fn(params, trials.task_id, fast_key), by_id)
-        td, metrics = _td_loss(config, heads(params, known), slow, episodes, episodes.reward, num_steps)
-        if config.method != "dream":
-            return td, metrics | dict.fromkeys(_KNOWN, jnp.zeros(()))
-        # Decoded here, once for both losses; the code of the task is a constant of the decoder's.
-        target = parts.nets.problem.apply(agent.params["problem"], trials.task_id)
-        examples = (codes, trials.exploration.mask, target)
-        decode = partial(decoder_loss, decode_fn=_given, num_prefixes=num_prefixes)
-        decoder, errors = batched(decode)(None, examples, key)
-        squeeze = partial(bottleneck_loss, encode_fn=parts.nets.problem.apply, bound=config.bound)
-        length, code = batched(squeeze)(params["problem"], trials.task_id, key)
-        metrics |= {"decoder": decoder, **errors, "code_square": code["square"]}
-        loss = td + decoder + config.bottleneck * length
-        for extension in parts.extensions:
-            added, found = extension.loss_fn(params, trials, episodes, known, extension_key)
-            loss, metrics = loss + added, metrics | found
-        return loss, metrics
+        codes = parts.decode_fn(params, trials.exploration, features)
+        code = context(codes, told_fn(params, trials.task_id, fast_key), by_id)
+        total, metrics = _td_loss(config, heads(params, code), slow, episodes, episodes.reward, num_steps)
+        known, logged = _context_loss(parts, params, agent.params, trials, codes, num_prefixes)
+        metrics |= logged
+        if config.shared:
+            policy, both = parts.nets.execution, (trials, episodes)
+            told, logged = dream_models.latent_loss(parts.models, config, policy, params, both, code, model_key)
+            total, metrics = total + told, metrics | logged
+        return total + known, metrics
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    return _stepped(parts, agent, grads, own_step), metrics | {"grad_norm": trees.norm(grads)}
+    return _stepped(parts, "execution", agent, grads, own_step), metrics | {"grad_norm": trees.norm(grads)}
+
+
+def dynamics_update(
+    parts: Parts, agents: dict[str, Agent], trials: Trial, own_step: Array, key: Key
+) -> tuple[Agent, dict[str, Array]]:
+    """One update of the model whose gradients are read: what it predicts of execution after a step on exploration.
+
+    Args:
+      parts: of the system.
+      agents: by name.
+      trials: ``[B, ...]``.
+      own_step: of the execution agent's steps the one that pays for this update, ``[]``.
+      key: unused by the loss, which draws nothing.
+
+    Returns:
+      ``(agent, metrics)``.
+    """
+    agent = agents["dynamics"]
+
+    def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
+        return dream_models.model_loss(parts.models, parts.config, params, trials, key)
+
+    (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
+    return _stepped(parts, "dynamics", agent, grads, own_step), metrics | {"grad_norm": trees.norm(grads)}
+
+
+def _features(parts: Parts, agents: dict[str, Agent], episodes: Episode) -> PyTree:
+    """Gradients of every prefix of explorations ``[B, ...]``."""
+    params = {name: agent.params for name, agent in agents.items()}
+    return jax.vmap(partial(parts.features_fn, params))(episodes)
+
+
+def _context_loss(
+    parts: Parts, params: PyTree, constants: PyTree, trials: Trial, codes: Array, num_prefixes: Array
+) -> tuple[Array, dict[str, Array]]:
+    """Losses of decoder and bottleneck; the code of a task is a constant of the decoder's."""
+    config, key = parts.config, jax.random.key(0)  # neither loss draws anything
+    if config.method != "dream":
+        return jnp.zeros(()), dict.fromkeys(_KNOWN, jnp.zeros(()))
+    # Decoded before, once for all losses.
+    examples = (codes, trials.exploration.mask, parts.nets.problem.apply(constants["problem"], trials.task_id))
+    decode = partial(decoder_loss, decode_fn=_given, num_prefixes=num_prefixes)
+    decoder, errors = batched(decode)(None, examples, key)
+    squeeze = partial(bottleneck_loss, encode_fn=parts.nets.problem.apply, bound=config.bound)
+    length, code = batched(squeeze)(params["problem"], trials.task_id, key)
+    total = decoder + config.bottleneck * length
+    return total, {"decoder": decoder, **errors, "code_square": code["square"]}
 
 
 def _given(_: PyTree, codes: Array) -> Array:
@@ -313,10 +382,10 @@ def _td_loss(
     return loss, {"td": loss, **aux}
 
 
-def _stepped(parts: Parts, agent: Agent, grads: PyTree, own_step: Array) -> Agent:
+def _stepped(parts: Parts, name: str, agent: Agent, grads: PyTree, own_step: Array) -> Agent:
     """Takes the optimiser's step, and copies to the slow parameters where one is due."""
     config = parts.config
-    params, opt, guard = apply_if_finite(parts.optimiser, grads, agent.opt, agent.params, agent.guard)
+    params, opt, guard = apply_if_finite(parts.optimisers[name], grads, agent.opt, agent.params, agent.guard)
     due = own_step // config.target_interval > (own_step - config.update_every) // config.target_interval
     slow = jax.lax.cond(due, lambda: params, lambda: agent.target_params)
     return agent._replace(params=params, target_params=slow, opt=opt, updates=agent.updates + 1, guard=guard)

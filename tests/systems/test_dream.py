@@ -79,7 +79,7 @@ def test_every_agent_learns_as_often_as_its_steps_pay_for():
     # The ring holds the eight trials of the last iteration.
     assert lengths[0] == states[2].agents["execution"].steps - states[1].agents["execution"].steps
     assert lengths[1] == states[2].agents["exploration"].steps - states[1].agents["exploration"].steps
-    assert (states[-1].trials, states[-1].store.count) == (16, 16)
+    assert (states[-1].trials, states[-1].store.added) == (16, 16)
     assert step._cache_size() == 1
     assert np.isfinite([float(value) for value in metrics[-1].values()]).all()
 
@@ -212,7 +212,7 @@ def test_the_reward_of_exploration_is_what_it_tells():
     total = 0.0
     for i in range(4):
         episode = jax.tree.map(lambda x, i=i: x[i], trials.exploration)
-        codes = built.decode_fn(known, episode)
+        codes = built.decode_fn(known, episode, None)
         code = built.nets.problem.apply(known["problem"], trials.task_id[i])
         length = int(jnp.sum(episode.mask))
         gained = jnp.sum((codes[0] - code) ** 2) - jnp.sum((codes[length] - code) ** 2)
@@ -232,9 +232,9 @@ def test_slow_parameters_are_copied_every_interval_and_start_as_asked():
         assert np.all(agents["execution"].params["problem"] != agents["execution"].params["decoder"])
     # Smoke: an update every 16 steps, a copy every 32.
     agent = agents["exploration"]
-    after = dream_updates._stepped(built, agent, agent.params, jnp.array(16))
+    after = dream_updates._stepped(built, "exploration", agent, agent.params, jnp.array(16))
     same(after.target_params, agent.target_params)
-    again = dream_updates._stepped(built, after, agent.params, jnp.array(32))
+    again = dream_updates._stepped(built, "exploration", after, agent.params, jnp.array(32))
     same(again.target_params, again.params)
     assert again.updates == 2 and np.any(again.params["policy"] != agent.params["policy"])
 
