@@ -140,7 +140,7 @@ def make(
     Raises:
       InputError: an unknown task or split, or a split of 24 ids.
 
-    Source: Liu et al. 2021 (DREAM), section 6 and appendix B, as released.
+    Source: the distracting bus and map tasks of Liu et al. 2021 (DREAM), as released.
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
@@ -290,13 +290,13 @@ def _has_map(task: str) -> bool:
 
 @functools.cache
 def _rides(distracting: bool) -> np.ndarray:
-    helpful = _lines(HELPFUL_STOPS, HELPFUL_ENDS)
-    if not distracting:
-        return helpful
-    useless = _lines(USELESS_STOPS, USELESS_ENDS)
-    # A cell has a bus of one kind at most, so that the changes of place add up.
-    both = helpful[None] + useless[:, None] - _cells()
-    return both.reshape(-1, SIZE, SIZE, 2)
+    table = _lines(HELPFUL_STOPS, HELPFUL_ENDS)
+    if distracting:
+        useless = _lines(USELESS_STOPS, USELESS_ENDS)
+        # A cell has a bus of one kind at most, so that the changes of place add up.
+        table = (table[None] + useless[:, None] - _cells()).reshape(-1, SIZE, SIZE, 2)
+    table.setflags(write=False)
+    return table
 
 
 def _lines(stops: tuple[tuple[int, int], ...], ends: tuple[tuple[int, int], ...]) -> np.ndarray:
@@ -325,7 +325,8 @@ def _ids(city: City, split: Phase) -> np.ndarray:
 
 
 def _released_goals(city: City, seeds: Iterable[int]) -> np.ndarray:
-    return city.goals[[_released_draw(seed, len(city.goals)) for seed in seeds]].astype(np.int32)
+    drawn = np.array([_released_draw(seed, len(city.goals)) for seed in seeds], int)
+    return city.goals[drawn].astype(np.int32)
 
 
 def _released_draw(seed: int, count: int) -> int:

@@ -211,7 +211,8 @@ def _drawn(parts: Parts, key: Key) -> dict[str, dict[str, PyTree]]:
         if config.gradient != "replace":
             params["execution"]["decoder"] = nets.decoder.init(next(keys))
     if models.reader is not None:
-        params["execution"]["reader"] = models.reader.init(next(keys))
+        # It starts saying little, so that the codes start as near those of tasks as without it.
+        params["execution"]["reader"] = jax.tree.map(lambda x: 0.3 * x, models.reader.init(next(keys)))
         params["dynamics"] = dream_models.init_adaptable(models, config, next(keys))
     if models.latent is not None:
         params["execution"]["latent"] = dream_models.init_latent(models, next(keys))
