@@ -1,7 +1,8 @@
 """Gradient-aware model-based policy search against a likely model, PGT and REINFORCE, from recorded trajectories.
 
 On the gridworld: weight maps, returns over iterations for several numbers of trajectories, cosines with the true
-gradient, and a statement per claim of the paper. On minigolf and swimmer: returns over iterations. Writes
+gradient, and a statement per claim of the paper. On minigolf and the swimmer (recorded on MuJoCo; on Brax where it is
+collected between updates): returns over iterations. Writes
 manifest.json, metrics.jsonl (one record per setting, method and seed), results.json and one picture per figure.
 """
 

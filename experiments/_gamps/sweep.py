@@ -51,6 +51,8 @@ def numbers(config: Config, setting: Setting) -> gamps.Config:
         "iterations": config.iterations,
         "fresh_trajectories": config.fresh_trajectories,
     }
+    if config.domain == "swimmer" and config.fresh_trajectories:
+        changes["physics"] = "generalized"  # what runs on the host cannot be collected from inside the step
     if setting.topology:
         changes["topology"] = setting.topology
     return dataclasses.replace(gamps.presets[base], **changes)
