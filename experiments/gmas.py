@@ -70,16 +70,28 @@ def environments(name: str, config: gmas.Config):
     """The environment of the random moves, the one of the tests, and what their cells look like."""
     # Imported here, so that a refused argument needs no JAX.
     from jaxhybrid import envs
-    from jaxhybrid.envs import maze, maze_pool
+    from jaxhybrid.envs import maze
 
     checked(config, envs.make(name).spec)
     if name != "maze":
         return envs.make(name), envs.make(name), None
-    numbers = {"side": config.maze_side, "num_keys": config.maze_keys}
-    trained = maze_pool.make_pool(config.generator, config.train_mazes, 0, "train", **numbers)
-    tested = maze_pool.held_out(maze_pool.make_pool(config.generator, _TEST_MAZES, 0, "test", **numbers), trained)
+    trained, tested = mazes(config)
     train = envs.make(name, pool=trained, max_episode_steps=config.train_limit, observation="cells")
     return train, envs.make(name, pool=tested, observation="cells"), maze.sprites()
+
+
+def mazes(config: gmas.Config):
+    """The pools of the random moves and of the tests, which have no maze in common.
+
+    Raises:
+      InputError: there are too few mazes of this kind to hold one out.
+    """
+    from jaxhybrid.envs import maze_pool
+
+    numbers = {"side": config.maze_side, "num_keys": config.maze_keys}
+    trained = maze_pool.make_pool(config.generator, config.train_mazes, 0, "train", **numbers)
+    drawn = maze_pool.make_pool(config.generator, _TEST_MAZES, 0, "test", **numbers)
+    return trained, maze_pool.held_out(drawn, trained)
 
 
 if __name__ == "__main__":

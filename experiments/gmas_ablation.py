@@ -45,7 +45,7 @@ class Config:
     """Further options of every run."""
 
 
-_SMOKE = ("--env", "catcher", "--config.loss-mode", "joint", "--parallel", "vmap", "--config.test-depths", "0")
+_SMOKE = ("--env", "catcher", "--parallel", "vmap", "--config.test-depths", "0")
 PRESETS = {
     "full": Config(),
     "reduced": Config("reduced/gmas", seeds=3, alphas=(0.05, 1.0), depths=(1, 3)),

@@ -7,16 +7,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import gmas as study
+from jaxhybrid.envs import maze, maze_oracle
+from jaxhybrid.envs.maze_pool import MazePool
 from jaxhybrid.errors import InputError
+from jaxhybrid.guard import Guard
 from jaxhybrid.runtime import checkpoint, console, programs, records
 from jaxhybrid.runtime.members import Member
 from jaxhybrid.systems import gmas
 from jaxhybrid.systems.gmas_parts import Parts, make_parts
-from jaxhybrid.types import Env, PyTree
+from jaxhybrid.systems.gmas_updates import Learner
+from jaxhybrid.types import Array, Env, PyTree
 
-__all__ = ["Trained", "load"]
+__all__ = ["Trained", "held_out_mazes", "load", "oracle", "returns"]
 
 
 class Trained(NamedTuple):
@@ -67,3 +72,47 @@ def load(directory: Path | str, seed: int | None = None) -> Trained:
     if several:
         params = jax.tree.map(lambda x: x[seeds.index(seed)], params)
     return Trained(config, make_parts(config, env.spec, sprites), params, test_env)
+
+
+def held_out_mazes(config: gmas.Config) -> MazePool:
+    """The different mazes that a run was tested in.
+
+    Raises:
+      InputError: every test maze is one of training too.
+    """
+    pool = study.mazes(config)[1]
+    words = [wall.tobytes() + key.tobytes() for wall, key in zip(pool.walls, np.sort(pool.keys, axis=1), strict=True)]
+    first = np.unique(words, return_index=True)[1]
+    return MazePool(pool.walls[first], pool.keys[first])
+
+
+def returns(agent: Trained, pool: MazePool, depth: int) -> np.ndarray:
+    """Returns of greedy episodes, one in every maze of a pool, ``[P]``."""
+    env = maze.make(pool=pool, observation="cells")
+    learner = Learner(agent.params, {}, {}, jnp.zeros((), jnp.int32), Guard.new())
+
+    def episode(index: Array) -> Array:
+        def advance(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
+            state, obs, alive, total = carry
+            # Neither a greedy move nor a maze draws anything.
+            key = jax.random.key(0)
+            action = gmas.planned_act(agent.parts, learner, obs, key, depth=depth)
+            state, step = env.step(state, action, key)
+            total += jnp.where(alive, step.reward, 0.0)
+            return (state, step.obs, alive & ~(step.terminated | step.truncated), total), None
+
+        state = maze.start(pool, index)
+        carry = (state, maze.cells(state), jnp.array(True), jnp.zeros(()))
+        return jax.lax.scan(advance, carry, None, length=env.spec.max_episode_steps)[0][3]
+
+    return np.asarray(jax.jit(jax.vmap(episode))(jnp.arange(len(pool.walls))))
+
+
+def oracle(pool: MazePool) -> np.ndarray:
+    """Returns of the shortest tours, ``[P]``."""
+
+    def best(index: Array) -> Array:
+        state = maze.start(pool, index)
+        return maze_oracle.best_return(maze_oracle.survey(state, pool.keys.shape[1]), state)
+
+    return np.asarray(jax.vmap(best)(jnp.arange(len(pool.walls))))

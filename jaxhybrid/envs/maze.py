@@ -26,6 +26,7 @@ __all__ = [
     "UNLIMITED",
     "WALL",
     "MazeState",
+    "cells",
     "make",
     "render",
     "sprites",
@@ -98,8 +99,7 @@ def make(
     limit = UNLIMITED if max_episode_steps is None else max_episode_steps
 
     def observe(state: MazeState) -> Array:
-        cells = _cells(state)
-        return render(cells) if observation == "image" else cells
+        return render(cells(state)) if observation == "image" else cells(state)
 
     def reset(key: Key) -> tuple[MazeState, Array]:
         state = start(mazes, jax.random.randint(key, (), 0, len(mazes.walls)))
@@ -151,9 +151,10 @@ def render(cells: Array) -> Array:
     return jnp.swapaxes(blocks, 1, 2).reshape(_BLOCK * len(cells), -1)
 
 
-def _cells(state: MazeState) -> Array:
-    cells = jnp.where(state.walls, WALL, jnp.where(state.keys, KEY, FREE))
-    return cells.at[state.position[0], state.position[1]].set(AGENT).astype(jnp.float32)
+def cells(state: MazeState) -> Array:
+    """What a state looks like, as kinds of cells, float32 ``[C, C]``."""
+    kinds = jnp.where(state.walls, WALL, jnp.where(state.keys, KEY, FREE))
+    return kinds.at[state.position[0], state.position[1]].set(AGENT).astype(jnp.float32)
 
 
 def sprites() -> np.ndarray:

@@ -208,8 +208,9 @@ presets: dict[str, Config] = {
     # Half the free cells and one key: another, easier problem than the papers'.
     "reduced": _REDUCED,
     "reduced/gmas": dataclasses.replace(_REDUCED, alpha=0.05),
-    # Meant for any environment with pictures.
+    # Meant for any environment with pictures; one optimiser, as seven in turn take several times as long to compile.
     "smoke": Config(
+        loss_mode="joint",
         iterations=2,
         updates_per_iteration=2,
         num_tuples=64,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import gmas, gmas_film
+from experiments import gmas, gmas_compare, gmas_film
 from jaxhybrid.envs import maze, maze_pool
 from jaxhybrid.errors import InputError
 
@@ -44,12 +44,29 @@ def test_bad_input_is_refused(arguments, why, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_film_of_a_run(tmp_path):
+def test_a_film_of_a_run_and_its_returns(tmp_path):
     out = tmp_path / "run"
-    assert gmas.main(["--preset", "smoke", "--config.test-depths", "--out", str(out), "--no-tensorboard"]) == 0
+    options = [
+        "--config.test-depths",
+        "--config.maze-side",
+        "6",
+        "--config.maze-keys",
+        "1",
+        "--config.train-mazes",
+        "96",
+    ]
+    assert gmas.main(["--preset", "smoke", *options, "--out", str(out), "--no-tensorboard"]) == 0
     assert gmas_film.main(["--run", str(out), "--depth", "1"]) == 0
     facts = json.loads((out / "episode.json").read_text())
     film = Image.open(out / "episode.gif")
     assert film.n_frames == len(facts["actions"]) + 1 and -5.0 <= facts["return"] <= 3.0
     with pytest.raises(InputError, match="exists"):
         gmas_film.main(["--run", str(out)])
+    path = tmp_path / "compare.json"
+    assert gmas_compare.main([f"one={out}", f"same={out}", "--depths", "1", "--out", str(path)]) == 0
+    compared = json.loads(path.read_text())
+    assert compared["returns"]["one"] == compared["returns"]["same"]
+    returns = np.array(compared["returns"]["one"]["1"])
+    assert len(returns) == compared["mazes"] and (returns <= np.array(compared["oracle"]) + 1e-5).all()
+    # The film is of one of these mazes.
+    assert np.isclose(returns, facts["return"], atol=1e-4).any()

@@ -41,7 +41,7 @@ def linear_networks(pixels=SIDE * SIDE, actions=ACTIONS):
 
 
 def config(**changes):
-    return dataclasses.replace(gmas.presets["smoke"], target_interval=2, **changes)
+    return dataclasses.replace(gmas.presets["smoke"], **{"target_interval": 2, "loss_mode": "sequential"} | changes)
 
 
 @functools.cache
@@ -256,6 +256,23 @@ def test_random_moves_are_kept_in_their_order():
     assert abs(float(data.action.mean()) - 0.5) < 5 * 0.5 / np.sqrt(90)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"depth_weighting": "uniform"}, [1.0, 1.0, 1.0]),
+        ({"depth_weighting": "discounted", "depth_decay": 0.5}, [1.0, 0.5, 0.25]),
+        # The drift is 0.2 of the spread after one step, and 0.4 after two.
+        ({"depth_weighting": "accurate", "error_threshold": 0.3}, [1.0, 1.0, 0.0]),
+        ({"depth_weighting": "accurate", "error_threshold": 0.1}, [1.0, 0.0, 0.0]),
+    ],
+)
+def test_the_papers_proposals_are_values_of_a_knob(changes, expected):
+    parts = shift_parts(0.2 * float(jnp.std(walk().next_obs)))
+    parts = parts._replace(config=config(match_depth=2, **changes))
+    weights = gmas_updates.depth_weights(parts, {"encoder": None, "dynamics": None}, walk(), KEY)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
 def test_the_plan_that_acts_is_the_mean_over_depths():
     parts, learner, _ = built()
     picture = jnp.array([[0.3, -0.5], [0.1, 0.9]])
@@ -290,6 +307,8 @@ def test_cells_are_kept_in_bytes_and_drawn_for_the_networks():
         ({"batch_size": 0}, "batch_size=0"),
         ({"num_tuples": 1}, "match_depth"),
         ({"test_depths": (0, -1)}, "test_depths"),
+        ({"maze_side": 7}, "maze_side=7"),
+        ({"maze_keys": 4}, "maze_keys=4"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(changes, why):
