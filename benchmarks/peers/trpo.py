@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["seconds_per_iteration"]
 
 
-def seconds_per_iteration(env_id: str, *, num_envs: int, steps: int, repeats: int) -> dict[str, float]:
-    """Returns median seconds of collection and update, after one iteration to warm up.
+def seconds_per_iteration(env_id: str, *, num_envs: int, steps: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Returns median seconds of collection and update, of the clock and of all cores, after one iteration to warm up.
 
     Args:
       env_id: of Gymnasium.
@@ -37,12 +37,15 @@ def seconds_per_iteration(env_id: str, *, num_envs: int, steps: int, repeats: in
     )
     model.set_logger(configure(None, []))
     _, callback = model._setup_learn(steps * (repeats + 1))
-    collect, update = [], []
+    marks = []
     for _ in range(repeats + 1):
-        began = time.perf_counter()
+        began = (time.perf_counter(), time.process_time())
         model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
-        collected = time.perf_counter()
+        collected = (time.perf_counter(), time.process_time())
         model.train()
-        collect.append(collected - began)
-        update.append(time.perf_counter() - collected)
-    return {"collect": float(np.median(collect[1:])), "update": float(np.median(update[1:]))}
+        marks.append((began, collected, (time.perf_counter(), time.process_time())))
+    collect, update = np.median(np.diff(np.array(marks[1:]), axis=1), axis=0)
+    return {
+        part: {"clock": float(taken[0]), "cores": float(taken[1])}
+        for part, taken in (("collect", collect), ("update", update))
+    }
