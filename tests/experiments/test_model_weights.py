@@ -20,7 +20,7 @@ def test_small_run(tmp_path, capsys):
     np.testing.assert_array_equal(returns["uniform"][:, 0], returns["own_score"][:, 0])
     assert (returns["uniform"][:, 2] != returns["own_score"][:, 2]).all()
     assert (out / "returns.png").stat().st_size > 10_000
-    assert "p =" in capsys.readouterr().out
+    assert "p =" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
