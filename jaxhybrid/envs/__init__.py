@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jaxhybrid.envs import catcher, city, gridworld, lqr, maze, minigolf, pendulum, simple_maze
+from jaxhybrid.envs import catcher, city, city_execution, gridworld, lqr, maze, minigolf, pendulum, simple_maze
 from jaxhybrid.errors import unknown
 from jaxhybrid.types import Env, HostEnv
 
@@ -52,7 +52,7 @@ _OWN: dict[str, Callable[..., Env]] = {
     "minigolf": minigolf.make,
     "pendulum": pendulum.make,
     "simple_maze": simple_maze.make,
-    **{f"city/{task}": functools.partial(city.environment, task) for task in city.TASKS},
+    **{f"city/{task}": functools.partial(city_execution.environment, task) for task in city.TASKS},
 }
 _MBBL = ("ant", "halfcheetah", "hopper", "swimmer", "walker2d")
 
@@ -71,7 +71,7 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     - ``catcher``, ``gridworld``, ``maze``, ``minigolf``, ``pendulum``, ``simple_maze``: options of the ``make`` of that
       module.
     - ``city/combination``, ``city/distraction``, ``city/map``, ``city/vanilla``: options of
-      `jaxhybrid.envs.city.environment`.
+      `jaxhybrid.envs.city_execution.environment`.
     - ``brax/<env>[/<backend>]``: options of `jaxhybrid.envs.brax.make`.
     - ``gymnasium/<id>``: any registered id; options of `jaxhybrid.envs.gymnasium.make`; a `HostEnv`.
     - ``mbbl/<task>[/<physics>]``: options of `jaxhybrid.envs.mbbl.make`.

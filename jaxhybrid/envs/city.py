@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxhybrid.errors import InputError, unknown
-from jaxhybrid.types import Array, Env, EnvSpec, Key, TimeStep
+from jaxhybrid.types import Array, Key, TimeStep
 
 __all__ = [
     "ACTIONS",
@@ -36,7 +36,6 @@ __all__ = [
     "USELESS_STOPS",
     "City",
     "CityState",
-    "environment",
     "hidden_goals",
     "make",
     "move",
@@ -141,7 +140,7 @@ def make(
     Raises:
       InputError: an unknown task or split, or a split of 24 ids.
 
-    Source: Liu et al. 2021 (DREAM), section 6 and appendix B, as released.
+    Source: the distracting bus and map tasks of Liu et al. 2021 (DREAM), as released.
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
@@ -275,63 +274,6 @@ def hidden_goals(city: City, trials: Iterable[int]) -> np.ndarray:
     return _released_goals(city, (max(trial - 1, 0) for trial in trials))
 
 
-def environment(
-    task: str,
-    *,
-    phase: Phase = "train",
-    split: Split | None = None,
-    task_id: int | None = None,
-    terminal_limit: bool = True,
-) -> Env:
-    """Returns execution episodes as an environment: every one is another task and another goal.
-
-    An observation is that of the city with the goal behind it, as floats. The task is not seen, so that 0.3 is the best
-    mean return, by walking; with ``task_id`` it is always the same, and 0.8 can be learnt.
-
-    Args:
-      task: name in `TASKS`.
-      phase: draws tasks of "train" or "test".
-      split: see `make`.
-      task_id: the one task; None draws it.
-      terminal_limit: see `make`.
-
-    Raises:
-      InputError: an unknown name or a ``task_id`` that does not exist.
-    """
-    city = make(task, split=split, terminal_limit=terminal_limit)
-    if phase not in _PHASES:
-        raise unknown("phase", phase, _PHASES)
-    if task_id is not None:
-        reset(city, task_id, city.goals[0], exploring=False)
-
-    def observed(obs: Array, goal: Array) -> Array:
-        return jnp.concatenate([obs, goal]).astype(jnp.float32)
-
-    def start(key: Key) -> tuple[CityState, Array]:
-        drawn, goal = sample_task(city, key, split=phase)
-        state, obs = reset(city, drawn if task_id is None else task_id, goal, exploring=False)
-        return state, observed(obs, goal)
-
-    def advance(env_state: CityState, action: Array, key: Key) -> tuple[CityState, TimeStep]:
-        del key  # the transition is deterministic
-        state, after = step(city, env_state, action)
-        return state, after._replace(obs=observed(after.obs, state.goal))
-
-    spec = EnvSpec(
-        name=f"city/{task}",
-        obs_dim=len(city.obs_sizes) + 2,
-        action_dim=0,
-        action_low=np.zeros(0),
-        action_high=np.zeros(0),
-        max_episode_steps=city.horizon,
-        observable_termination=False,
-        notes="Execution episodes alone; without exploration 0.3 is the best mean return. The reward of giving up "
-        "depends on the steps left.",
-        num_actions=city.num_actions,
-    )
-    return Env(start, advance, spec)
-
-
 def _next_position(position: Array, action: Array, task_id: Array, *, distracting: bool) -> Array:
     walked = jnp.clip(position + jnp.asarray(MOVES, jnp.int32)[action], 0, SIZE - 1)
     ridden = jnp.asarray(_rides(distracting))[task_id, position[0], position[1]].astype(jnp.int32)
@@ -348,13 +290,13 @@ def _has_map(task: str) -> bool:
 
 @functools.cache
 def _rides(distracting: bool) -> np.ndarray:
-    helpful = _lines(HELPFUL_STOPS, HELPFUL_ENDS)
-    if not distracting:
-        return helpful
-    useless = _lines(USELESS_STOPS, USELESS_ENDS)
-    # A cell has a bus of one kind at most, so that the changes of place add up.
-    both = helpful[None] + useless[:, None] - _cells()
-    return both.reshape(-1, SIZE, SIZE, 2)
+    table = _lines(HELPFUL_STOPS, HELPFUL_ENDS)
+    if distracting:
+        useless = _lines(USELESS_STOPS, USELESS_ENDS)
+        # A cell has a bus of one kind at most, so that the changes of place add up.
+        table = (table[None] + useless[:, None] - _cells()).reshape(-1, SIZE, SIZE, 2)
+    table.setflags(write=False)
+    return table
 
 
 def _lines(stops: tuple[tuple[int, int], ...], ends: tuple[tuple[int, int], ...]) -> np.ndarray:
@@ -383,7 +325,8 @@ def _ids(city: City, split: Phase) -> np.ndarray:
 
 
 def _released_goals(city: City, seeds: Iterable[int]) -> np.ndarray:
-    return city.goals[[_released_draw(seed, len(city.goals)) for seed in seeds]].astype(np.int32)
+    drawn = np.array([_released_draw(seed, len(city.goals)) for seed in seeds], int)
+    return city.goals[drawn].astype(np.int32)
 
 
 def _released_draw(seed: int, count: int) -> int:

@@ -71,10 +71,13 @@ def bayes_return(city: City, goal: int, *, ids: np.ndarray | None = None) -> flo
       ids: tasks that are equally likely; None for all.
 
     Raises:
-      InputError: no such goal, or tasks of which the best plan may be late.
+      InputError: no such goal or task, or tasks of which the best plan may be late.
     """
     if not 0 <= goal < len(city.goals):
         raise InputError(f"goal={goal} must lie between 0 and {len(city.goals) - 1}.")
+    chosen = np.arange(city.num_ids) if ids is None else np.unique(ids)
+    if not (len(chosen) and chosen[0] >= 0 and chosen[-1] < city.num_ids):
+        raise InputError(f"ids={ids} must name at least one task between 0 and {city.num_ids - 1}.")
     following, notes = _following(city), _notes(city)
     known = steps_to_goals(city)[:, goal].reshape(-1, _CELLS)
     target = int(city.goals[goal] @ np.array([SIZE, 1]))
@@ -110,7 +113,7 @@ def bayes_return(city: City, goal: int, *, ids: np.ndarray | None = None) -> flo
         return taken + mean, taken + max(each[1] for each in found)
 
     maps = np.flatnonzero((notes != notes[:1]).any(axis=0))
-    mean, longest = plan(np.arange(city.num_ids) if ids is None else np.unique(ids), _START)
+    mean, longest = plan(chosen, _START)
     if longest > city.horizon:
         raise InputError(
             f"ids={ids} may take {longest} steps of {city.horizon}: the return of the best plan is unknown."

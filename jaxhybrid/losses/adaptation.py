@@ -175,7 +175,7 @@ def adaptation_loss(
     Raises:
       InputError: see `adapted`.
 
-    Source: Finn et al. 2017 (MAML), equation 1; learned step sizes: Antoniou et al. 2019 (MAML++), section 4.
+    Source: Finn et al. 2017 (MAML), section 2.2; learned step sizes: Antoniou et al. 2019 (MAML++), section 4.
     """
     del key
     support, query = example

@@ -108,20 +108,24 @@ def context_model_loss(
     }
 
 
-def mixed(execution: ContextStep, exploration: ContextStep, *, share: float = 0.5) -> ContextStep:
+def mixed(execution: ContextStep, exploration: ContextStep, *, share: Array | float = 0.5) -> ContextStep:
     """Replaces the last rows of a batch by steps of exploration, so that the dynamics are met where a policy is not.
 
     Args:
       execution: ``[B, ...]``.
       exploration: ``[B, ...]``, of which as many rows are taken as are replaced; they count as not rewarded.
-      share: of the batch that is replaced, static; rounded to whole rows.
+      share: of the batch that is replaced, rounded to whole rows.
 
     Raises:
-      InputError: a share outside of [0, 1].
+      InputError: a share outside of [0, 1]; one that is traced cannot be checked.
     """
-    if not 0.0 <= share <= 1.0:
+    if not isinstance(share, jax.core.Tracer) and not 0.0 <= share <= 1.0:
         raise InputError(f"share={share} must lie in [0, 1].")
     size = execution.rewarded.shape[0]
-    kept = size - round(share * size)
+    kept = jnp.arange(size) < size - jnp.round(share * size)
     exploration = exploration._replace(rewarded=jnp.zeros_like(exploration.rewarded))
-    return jax.tree.map(lambda own, other: jnp.concatenate([own[:kept], other[kept:]]), execution, exploration)
+
+    def chosen(own: Array, other: Array) -> Array:
+        return jnp.where(kept.reshape((-1,) + (1,) * (own.ndim - 1)), own, other)
+
+    return jax.tree.map(chosen, execution, exploration)

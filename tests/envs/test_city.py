@@ -169,6 +169,15 @@ def test_by_name():
     assert {envs.make("city/distraction").reset(key)[0].task_id.item() % 11 for key in jax.random.split(KEY, 3)} == {0}
 
 
+def test_as_a_picture():
+    env = envs.make("city/combination", task_id=5, observation="image")
+    state, obs = env.reset(KEY)
+    assert obs.shape == env.spec.obs_shape == (9, 9, 4) and env.spec.obs_dim == obs.size
+    assert np.argwhere(obs[..., 0]).tolist() == [[4, 4]] and np.argwhere(obs[..., 3]).tolist() == [state.goal.tolist()]
+    _, after = env.step(state, jnp.array(0), KEY)
+    assert np.argwhere(after.obs[..., 0]).tolist() == [[3, 4]]
+
+
 @pytest.mark.parametrize(
     ("build", "why"),
     [
@@ -181,6 +190,7 @@ def test_by_name():
         (lambda: city.reset(city.make(), jnp.array(-1), (0, 0), exploring=True), "task_id=-1 must lie between"),
         (lambda: envs.make("city/map", task_id=24), "task_id=24 must lie"),
         (lambda: envs.make("city/map", phase="tests"), "phase='tests' is unknown"),
+        (lambda: envs.make("city/map", observation="images"), "observation='images' is unknown: did you mean 'image'"),
         (lambda: envs.make("city/maps"), "env='city/maps' is unknown: did you mean 'city/map'"),
         (lambda: envs.make("city/map/extra"), "env="),
     ],

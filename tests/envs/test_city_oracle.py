@@ -84,3 +84,6 @@ def test_rides_and_the_map_are_what_tells_tasks_apart():
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="goal=4 must lie between 0 and 3"):
         city_oracle.bayes_return(city.make(), 4)
+    for ids in ([24], [-1], []):
+        with pytest.raises(InputError, match="must name at least one task between 0 and 23"):
+            city_oracle.bayes_return(city.make("vanilla"), 0, ids=np.array(ids, int))
