@@ -6,10 +6,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxhybrid.context_networks import CODE, dueling, make_networks
 from jaxhybrid.envs import city
-from jaxhybrid.systems import dream_models
+from jaxhybrid.errors import InputError
+from jaxhybrid.systems import dream_models, dream_updates
 from jaxhybrid.systems.dream_config import VARIANTS, checked, presets
 from jaxhybrid.trials import Episode, Trial
 
@@ -129,3 +131,47 @@ def test_one_step_ahead_is_the_reward_and_what_the_best_action_is_worth_there():
     planned, by_hand, plain = both(executor)
     np.testing.assert_allclose(planned - planned.mean(), by_hand - by_hand.mean(), atol=1e-5)
     assert jnp.max(jnp.abs(planned - plain)) > 1e-3
+
+
+def test_giving_up_shows_nothing_of_the_city():
+    episode = jax.tree.map(lambda x: x[0], episodes(1))
+    episode = episode._replace(action=episode.action.at[:3].set(jnp.array([city.END, city.RIDE, 0])))
+    shown = dream_models.outcomes(episode)
+    assert shown.weight[:3].tolist() == [0.0, 1.0, 1.0] and not shown.weight[LENGTH:].any()
+    np.testing.assert_array_equal(shown.next_obs[:-1], shown.obs[1:])
+
+
+def test_both_views_of_a_trajectory_add_up_and_either_can_be_left_out():
+    config, models, _ = case()
+    built = dream_updates.make_parts(config, TOWN)
+    batch = episodes(1)
+    shape = (*batch.obs.shape[:2], *models.outcome.origin["heads"].shape)
+    seen = {name: jax.random.normal(KEY, shape) for name in models.outcome.origin}
+    memory = {"decoder": jax.jit(built.nets.decoder.init)(KEY)}
+    reader = {"reader": drawn()[1]}
+    decode = jax.jit(lambda params: built.decode_fn(params, batch, seen))
+    alone = decode(memory), decode(reader)
+    np.testing.assert_allclose(decode(memory | reader), alone[0] + alone[1], rtol=1e-4, atol=1e-4)
+    one = models.reader.apply(reader["reader"], jax.tree.map(lambda x: x[1, 2], seen))
+    np.testing.assert_allclose(alone[1][1, 2], one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"plan_depth": 2}, "plan_depth=2 plans without a model"),
+        ({"mix": 0.5}, "mix=0.5"),
+        ({"shared": True, "recurrent": True}, "shared=True"),
+        ({"gradient": "augment", "method": "no_exploration"}, "no context to extend"),
+        ({"gradient": "replace_all"}, "gradient='replace_all'"),
+        ({"reader": "mlp", "gradient": "augment"}, "reader='mlp'"),
+    ],
+)
+def test_bad_input_is_refused(changes, field):
+    with pytest.raises(InputError, match=field):
+        checked(dataclasses.replace(presets["smoke"], **changes), "city/distraction")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_are_switches_that_fit_together(variant):
+    assert checked(dataclasses.replace(presets["smoke"], **VARIANTS[variant]), "city/map")

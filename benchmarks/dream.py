@@ -1,0 +1,166 @@
+"""Trials per second of DREAM while both agents learn, of its extensions, and of several seeds in one program.
+
+Everything is timed in turn, round after round, so that ratios hold where the speed of the machine drifts, in seconds of
+the clock and of the processor; the second says what a quiet machine would take. Updates are as many as in a run: one
+for every four steps of an agent. Prints a table; writes manifest.json and results.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import rich.console
+import rich.table
+import tyro
+
+from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.systems.dream_config import VARIANTS
+
+__all__ = ["PRESETS", "Config", "main"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The numbers of the benchmark."""
+
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """What is timed, one seed each; several seeds are those of the first."""
+    seeds: int = 2
+    """Seeds in one program."""
+    trials: int = 100
+    """Trials per timing."""
+    parallel_trials: int = 20
+    """Trials that are played side by side."""
+    rounds: int = 3
+    """Times that everything is timed, in turn."""
+
+
+PRESETS = {"full": Config(), "smoke": Config(variants=("dream",), seeds=1, trials=4, parallel_trials=2, rounds=1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the benchmark is given on the command line; numbers that are left out are those of the preset."""
+
+    preset: Literal["full", "smoke"] = "full"
+    """Named numbers."""
+    variants: tuple[str, ...] | None = None
+    """What is timed."""
+    seeds: int | None = None
+    """Seeds in one program."""
+    trials: int | None = None
+    """Trials per timing."""
+    rounds: int | None = None
+    """Times that everything is timed."""
+    out: str | None = None
+    """Directory of the run; by default runs/dream-benchmark-<preset>-0-<time>."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the benchmark; returns the exit code.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument that makes no sense, or a directory that cannot be used; nothing was written then.
+    """
+    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks dream", description=__doc__)
+    given = {field: getattr(arguments, field) for field in ("variants", "seeds", "trials", "rounds")}
+    config = dataclasses.replace(PRESETS[arguments.preset], **{k: v for k, v in given.items() if v is not None})
+    for name in ("seeds", "trials", "rounds"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)} must be at least 1.")
+    if config.trials % config.parallel_trials:
+        raise InputError(f"trials={config.trials} must be a multiple of {config.parallel_trials}.")
+    for variant in config.variants:
+        if variant not in VARIANTS:
+            raise unknown("variants", variant, VARIANTS)
+    out = Path(arguments.out or records.default_directory("dream", "benchmark", arguments.preset, 0))
+    identity = {"study": "dream", "config": dataclasses.asdict(config)}
+    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
+    tasks = {variant: (_task(config, variant, 1), 1) for variant in config.variants}
+    if config.seeds > 1:
+        tasks[f"{config.variants[0]}, {config.seeds} seeds"] = (
+            _task(config, config.variants[0], config.seeds),
+            config.seeds,
+        )
+    seconds: dict[str, list[tuple[float, float]]] = {label: [] for label in tasks}
+    for _ in range(config.rounds):
+        for label, (task, _) in tasks.items():
+            seconds[label].append(task())
+    rows = [_row(label, seconds[label], config.trials * tasks[label][1]) for label in tasks]
+    _print(rows)
+    (out / "results.json").write_text(json.dumps({"tasks": rows}, indent=1) + "\n", encoding="utf-8")
+    console.say(f"results in {out}")
+    return 0
+
+
+def _task(config: Config, variant: str, seeds: int) -> Callable[[], tuple[float, float]]:
+    """Compiles an iteration and returns what times one: seconds of the clock, and of the processor."""
+    import jax
+
+    from jaxhybrid.envs import city, city_trials
+    from jaxhybrid.systems import dream
+
+    changes: dict[str, Any] = {
+        "trials": config.trials,
+        "trials_per_iteration": config.trials,
+        "parallel_trials": config.parallel_trials,
+        # Both agents learn from the first trial, the explorer too, as they do in the larger part of a run.
+        "exploration_starts": 0,
+        "execution_starts": 0,
+    }
+    numbers = dataclasses.replace(dream.presets["dream"], **changes, **VARIANTS[variant])
+    system = dream.make(numbers, city_trials.environment(city.make("distraction")))
+    init, step = system.init, system.step
+    keys = jax.random.key(0)
+    if seeds > 1:
+        init, step = jax.vmap(system.init), jax.vmap(system.step, in_axes=(0, None))
+        keys = jax.random.split(keys, seeds)
+    state = jax.jit(init)(keys)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, None).compile()
+    held = [jax.block_until_ready(compiled(state, None)[0])]
+
+    def timed() -> tuple[float, float]:
+        clock, processor = time.perf_counter(), time.process_time()
+        held[0] = jax.block_until_ready(compiled(held[0], None)[0])
+        return time.perf_counter() - clock, time.process_time() - processor
+
+    return timed
+
+
+def _row(label: str, seconds: Sequence[tuple[float, float]], trials: int) -> dict[str, Any]:
+    clock, processor = zip(*seconds, strict=True)
+    return {
+        "task": label,
+        "trials_per_second": trials / statistics.median(clock),
+        "slowest": trials / max(clock),
+        "fastest": trials / min(clock),
+        "processor_ms_per_trial": 1e3 * statistics.median(processor) / trials,
+    }
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    table = rich.table.Table("task", "trials/s, median (range)", "processor, ms a trial", "of the first")
+    for row in rows:
+        cost = row["processor_ms_per_trial"]
+        table.add_row(
+            row["task"],
+            f"{row['trials_per_second']:.1f} ({row['slowest']:.1f} - {row['fastest']:.1f})",
+            f"{cost:.1f}",
+            f"{cost / rows[0]['processor_ms_per_trial']:.2f}",
+        )
+    rich.console.Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    cli.run_main(main, sys.argv[1:])
