@@ -91,7 +91,8 @@ def main(argv: Sequence[str]) -> int:
             joined[f"{row}, {label}"], coefficients[f"{row}, {label}"] = with_coefficient(
                 joined["TRPO"], joined[row], per_tensor=per_tensor
             )
-    summary = {row: _statistics(tree, joined["TRPO"]) for row, tree in joined.items()}
+    order = sorted(joined, key=lambda row: row != "TRPO")
+    summary = {row: _statistics(joined[row], joined["TRPO"]) for row in order}
     text = json.dumps(
         records.jsonable(facts | {"rows": summary, "coefficients": coefficients}), indent=1, allow_nan=False
     )
@@ -163,10 +164,11 @@ def _draw(rows: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None
     positions = np.arange(len(rows))[::-1]
     base = rows["TRPO"]["variance"]
     colours = ["#009E73" if "best" in name else "#0072B2" for name in rows]
-    axes.barh(positions, [row["variance"] / base for row in rows.values()], color=colours)
+    bars = axes.barh(positions, [row["variance"] / base for row in rows.values()], color=colours)
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
     axes.set_yticks(positions, list(rows))
     axes.axvline(1.0, color="0.4", linestyle="--")
-    axes.set_xscale("log")
+    axes.set_xlim(right=1.15 * max(1.0, *(row["variance"] / base for row in rows.values())))
     axes.set_xlabel("total variance of the gradient over TRPO's, same episodes")
     axes.set_title(title, fontsize=10)
     axes.grid(True, axis="x", alpha=0.3)

@@ -264,7 +264,9 @@ def advise(parts: Parts, advice: Advice, advantage: Array, embedded: Array) -> t
 def offset(parts: Parts, learner: Learner, batch: Segment) -> Array:
     """By how much the value function is below the returns of a batch, ``mean (R - V(s))``, ``[]``."""
     value = partial(value_of(parts, learner.seen), learner.value_params)
-    return jnp.mean(batch.empirical_return - jax.vmap(value)(batch.obs))
+    found = jnp.mean(batch.empirical_return - jax.vmap(value)(batch.obs))
+    # The next returns are bootstrapped with it: what is not finite would never leave.
+    return jnp.where(jnp.isfinite(found), found, 0.0)
 
 
 def policy_step(

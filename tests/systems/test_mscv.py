@@ -252,6 +252,10 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_is_counted():
     after, metrics = build("smoke")[2](states[2]._replace(learner=poisoned), None)
     assert identical(after.learner.policy_params, states[2].learner.policy_params)
     assert metrics["guard/nonfinite"] == metrics["guard/nonfinite_streak"] == 1
+    # The next iteration goes on.
+    again, metrics = build("smoke")[2](after, None)
+    assert not identical(again.learner.policy_params, after.learner.policy_params)
+    assert (metrics["guard/nonfinite"], metrics["guard/nonfinite_streak"]) == (1, 0)
 
 
 def test_it_learns_the_double_integrator():
