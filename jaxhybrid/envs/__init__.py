@@ -92,8 +92,8 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     family, _, rest = name.partition("/")
     # Gymnasium ids may contain slashes, and new ones are registered by other packages.
     parts = (rest,) if family == "gymnasium" else tuple(rest.split("/"))
-    simulated = family in ("brax", "gymnasium", "mbbl")
-    listed = simulated and f"{family}/{parts[0]}" in names() and len(parts) <= 2 and all(parts)
+    most = {"brax": 2, "gymnasium": 1, "mbbl": 2, "mujoco_v1": 1}.get(family, 0)
+    listed = len(parts) <= most and f"{family}/{parts[0]}" in names() and all(parts)
     if not listed and not (family == "gymnasium" and rest):
         raise unknown("env", name, names())
     return _call(importlib.import_module(f"jaxhybrid.envs.{family}").make, parts, options)
