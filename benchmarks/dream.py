@@ -118,8 +118,9 @@ def _task(config: Config, variant: str, seeds: int) -> Callable[[], tuple[float,
         # Both agents learn from the first trial, the explorer too, as they do in the larger part of a run.
         "exploration_starts": 0,
         "execution_starts": 0,
+        **VARIANTS[variant],
     }
-    numbers = dataclasses.replace(dream.presets["dream"], **changes, **VARIANTS[variant])
+    numbers = dataclasses.replace(dream.presets["dream"], **changes)
     system = dream.make(numbers, city_trials.environment(city.make("distraction")))
     init, step = system.init, system.step
     keys = jax.random.key(0)

@@ -98,8 +98,9 @@ def _draw(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     for axis, (metric, group) in zip(axes[0], curves.items()):
         for label, (trials, values) in group.items():
             middle, low, high = mean_interval(values)
-            (line,) = axis.plot(trials, middle, label=f"{label} ({values.shape[1]} seeds)")
-            if values.shape[1] > 1:
+            count = values.shape[1]
+            (line,) = axis.plot(trials, middle, label=f"{label} ({count} seed{'s' if count > 1 else ''})")
+            if count > 1:
                 axis.fill_between(trials, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         if metric.endswith("/return"):
             for (name, value), style in zip(_REFERENCES.items(), ("--", ":")):

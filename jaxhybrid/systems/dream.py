@@ -114,15 +114,17 @@ def _explorer_learns(
     parts: Parts, agents: dict[str, Agent], store: Store, played: tuple[Task, Trial], key: Key
 ) -> tuple[Agent, dict[str, Sum]]:
     """Updates of the exploration agent, from whole episodes."""
-    config = parts.config
+    config, agent = parts.config, agents["exploration"]
+    lengths = jnp.sum(played[1].exploration.mask, axis=1)
+    if config.method != "dream":  # nobody reads what it finds
+        return agent._replace(steps=agent.steps + jnp.sum(lengths).astype(jnp.int32)), {}
 
     def update(agent: Agent, own_step: Array, key: Key) -> tuple[Agent, dict[str, Array]]:
         trials = records.sample_trials(store, key, config.batch_size, window=config.exploration_window)
         return dream_updates.exploration_update(parts, agents | {"exploration": agent}, trials, own_step)
 
-    learning = (store.added >= config.exploration_starts) & (config.method == "dream")
-    lengths = jnp.sum(played[1].exploration.mask, axis=1)
-    return _updates(config, "exploration", agents["exploration"], update, lengths, learning, key)
+    learning = store.added >= config.exploration_starts
+    return _updates(config, "exploration", agent, update, lengths, learning, key)
 
 
 def _executor_learns(

@@ -12,6 +12,7 @@ from jaxhybrid.envs import city, city_trials
 from jaxhybrid.errors import InputError
 from jaxhybrid.networks import Network
 from jaxhybrid.systems import dream, dream_joined, dream_trials, dream_updates
+from jaxhybrid.systems.dream_config import VARIANTS
 from jaxhybrid.trials import Episode, Trial
 
 KEY = jax.random.key(0)
@@ -86,6 +87,27 @@ def test_every_agent_learns_as_often_as_its_steps_pay_for():
     assert shapes[0] == shapes[1] == shapes[2]
     assert all(value.shape == () for value in metrics[-1].values())
     assert np.isfinite([float(value) for value in metrics[-1].values()]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "agents"),
+    [
+        ({"method": "no_exploration"}, {"exploration", "execution"}),
+        ({"method": "rl2", "recurrent": True}, {"execution"}),
+        (
+            {"gradient": "augment", "dueling_mean": "batch", "target_context": "id"} | VARIANTS["planning-mixed"],
+            {"exploration", "execution", "dynamics"},
+        ),
+    ],
+    ids=["no exploration", "rl2", "every extension"],
+)
+def test_an_iteration_of_every_method_can_be_repeated(changes, agents):
+    # Traced and not compiled: what goes in comes out.
+    system = dream.make(config(**changes), environment("map"))
+    state = jax.eval_shape(system.init, KEY)
+    after, metrics = jax.eval_shape(system.step, state, None)
+    assert after == state and set(state.agents) == agents
+    assert all(value.shape == () for value in metrics.values())
 
 
 def test_a_trial_is_played_by_the_rules():
