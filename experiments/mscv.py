@@ -57,15 +57,9 @@ def _train(arguments: cli.Arguments):
         options=arguments.run,
         iterations=config.iterations,
         num_steps=config.num_steps,
-        policy_params=_policy,
+        policy_params=mscv.policy_params,
         command=arguments.command,
     )
-
-
-def _policy(state: mscv.State) -> dict:
-    """The network and the filter before it, without which it means nothing."""
-    seen = state.learner.seen
-    return {"network": state.learner.policy_params, "filter": seen._asdict()}
 
 
 def _method(argv: Sequence[str]) -> tuple[str, list[str]]:

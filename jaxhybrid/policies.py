@@ -6,6 +6,7 @@ Each is a `networks.Network`: ``apply(params, obs)`` is a distribution record.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxhybrid.ops.categorical import Categorical
 from jaxhybrid.ops.gaussian import Gaussian
 from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = ["linear_gaussian", "mlp_gaussian", "radial_gaussian", "tabular_softmax"]
+__all__ = ["filtered", "linear_gaussian", "mlp_gaussian", "radial_gaussian", "tabular_softmax"]
 
 
 def tabular_softmax(fixed_action: np.ndarray, num_actions: int) -> Network:
@@ -122,5 +123,29 @@ def mlp_gaussian(
 
     def apply(params: PyTree, obs: Array) -> Gaussian:
         return Gaussian(torso.apply(params["mean"], obs), params["log_std"])
+
+    return Network(init, apply)
+
+
+def filtered(network: Network, obs_dim: int, *, limit: float) -> Network:
+    """Returns the network behind a frozen filter of observations: it sees ``clip((obs - mean) / std, -limit, limit)``.
+
+    What a policy with a running filter is once training has ended; see `ops.filters.standardise`.
+
+    Args:
+      network: of the filtered observation.
+      obs_dim: ``D``.
+      limit: bound on what it sees.
+
+    Returns:
+      A network with the parameters ``filter`` (``mean [D]`` and ``std [D]``) and ``network``.
+    """
+
+    def init(key: Key) -> PyTree:
+        return {"filter": {"mean": jnp.zeros(obs_dim), "std": jnp.ones(obs_dim)}, "network": network.init(key)}
+
+    def apply(params: PyTree, obs: Array) -> Any:
+        mean, std = params["filter"]["mean"], params["filter"]["std"]
+        return network.apply(params["network"], jnp.clip((obs - mean) / std, -limit, limit))
 
     return Network(init, apply)

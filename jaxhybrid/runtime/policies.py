@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxhybrid import networks
 from jaxhybrid.errors import InputError
+from jaxhybrid.policies import filtered, mlp_gaussian
 from jaxhybrid.runtime import policy_files as files
 from jaxhybrid.runtime.records import jsonable
 from jaxhybrid.types import Array, EnvSpec, Key, PyTree
@@ -39,7 +40,7 @@ class SavedPolicy(NamedTuple):
       study: the study that trained it.
       config: numbers of the system, as JSON.
       spec: facts about the environment, as JSON; the actions of the policy lie within its action bounds.
-      network: kind, hidden widths, activation and squash of the network; None when only the study knows it.
+      network: kind, hidden widths, activation and squash or limit; None when only the study knows it.
       normaliser: mean and std of the observations, ``[D]`` each; None when the policy sees them as they are.
       seeds: training seeds.
       facts: whatever else was saved.
@@ -78,8 +79,10 @@ def save(
       config: numbers of the system.
       spec: of the environment it was trained on.
       seeds: training seeds.
-      network: ``kind="gaussian"``, ``hidden``, ``activation`` and ``squash`` of `networks.gaussian_policy`; by default
-        what ``config.policy_hidden`` and ``config.policy_activation`` say, if it has them.
+      network: ``kind="gaussian"``, ``hidden``, ``activation`` and ``squash`` of `networks.gaussian_policy`; or
+        ``kind="filtered_gaussian"``, ``hidden``, ``activation`` and ``limit`` of `jaxhybrid.policies.mlp_gaussian`
+        behind `jaxhybrid.policies.filtered`. By default what the config says of it in the names of `systems.maac` or
+        `systems.mscv`, if it does.
       normaliser: ``mean`` and ``std`` ``[D]``: the network sees ``(obs - mean) / std``.
       **facts: anything else worth keeping that JSON can hold, such as the iteration.
 
@@ -137,7 +140,7 @@ def load(directory: Path | str) -> SavedPolicy:
     description, arrays = files.read(directory)
     if description["format"] == 1:
         description["network"] = _network(description["config"], description["spec"])
-        files.check_network(directory / files.FACTS, description["network"])
+        files.check_network(directory / files.FACTS, description["network"], description["spec"]["action_dim"])
     kept = {name: description[name] for name in SavedPolicy._fields if name != "params"}
     policy = SavedPolicy(params=_nested(arrays), **kept)
     _check_shapes(directory / files.FACTS, policy, description["params"])
@@ -189,6 +192,8 @@ def act_fn(policy: SavedPolicy) -> Callable[..., Array]:
         raise InputError("policy is of several seeds: choose one with of_seed.")
     network, normaliser = _built(policy), policy.normaliser
     params = jax.tree.map(jnp.asarray, policy.params)
+    # Infinite bounds are strings in JSON.
+    low, high = (np.array(list(map(float, policy.spec[name])), np.float32) for name in ("action_low", "action_high"))
 
     def seen(obs: Array) -> Array:
         if normaliser is None:
@@ -198,7 +203,8 @@ def act_fn(policy: SavedPolicy) -> Callable[..., Array]:
 
     def act(obs: Array, key: Key, *, deterministic: bool) -> Array:
         distribution = network.apply(params, seen(obs))
-        return distribution.mode() if deterministic else distribution.sample(key)
+        action = distribution.mode() if deterministic else distribution.sample(key)
+        return jnp.clip(action, low, high)
 
     return act
 
@@ -251,7 +257,7 @@ def _write(directory: Path, policy: SavedPolicy) -> Path:
         "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
     }
     description["digest"] = files.digest(description)
-    files.check_network(directory / files.FACTS, description["network"])
+    files.check_network(directory / files.FACTS, description["network"], policy.spec["action_dim"])
     files.check_normaliser(directory / files.FACTS, description["normaliser"], policy.spec["obs_dim"])
     directory.mkdir(parents=True, exist_ok=True)
     (directory / files.ARRAYS).write_bytes(buffer.getvalue())
@@ -286,6 +292,9 @@ def _without_source_paths() -> Iterator[None]:
 
 def _network(config: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any] | None:
     """The network that a config in our own names describes."""
+    if {"hidden", "activation", "obs_limit"} <= config.keys():
+        names = {"hidden": "hidden", "activation": "activation", "limit": "obs_limit"}
+        return {"kind": "filtered_gaussian"} | {name: config[of] for name, of in names.items()}
     if not {"policy_hidden", "policy_activation"} <= config.keys():
         return None
     bounds = [float(bound) for name in ("action_low", "action_high") for bound in spec[name]]
@@ -300,13 +309,12 @@ def _network(config: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, An
 def _built(policy: SavedPolicy) -> networks.Network:
     if policy.network is None:
         raise InputError(f"policy of study={policy.study!r} does not say what network it is, so it cannot act.")
-    return networks.gaussian_policy(
-        policy.spec["obs_dim"],
-        policy.spec["action_dim"],
-        policy.network["hidden"],
-        activation=policy.network["activation"],
-        squash=policy.network["squash"],
-    )
+    dims = policy.spec["obs_dim"], policy.spec["action_dim"]
+    hidden, activation = policy.network["hidden"], policy.network["activation"]
+    if policy.network["kind"] == "gaussian":
+        return networks.gaussian_policy(*dims, hidden, activation=activation, squash=policy.network["squash"])
+    plain = mlp_gaussian(*dims, hidden, activation=activation)
+    return filtered(plain, dims[0], limit=policy.network["limit"])
 
 
 def _check_shapes(path: Path, policy: SavedPolicy, described: Mapping[str, Any]) -> None:

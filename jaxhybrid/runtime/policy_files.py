@@ -24,6 +24,11 @@ __all__ = ["ARRAYS", "FACTS", "FORMAT", "SPEC", "check_network", "check_normalis
 
 FORMAT = 2
 FACTS, ARRAYS = "policy.json", "params.npz"
+NETWORKS = {
+    "gaussian": ("hidden", "activation", "squash"),
+    "filtered_gaussian": ("hidden", "activation", "limit"),
+}
+"""Kinds of networks that can be built from their description, and what it says."""
 SPEC = ("name", "obs_dim", "action_dim", "action_low", "action_high", "max_episode_steps", "dt", "notes")
 
 _FIELDS = {
@@ -66,7 +71,7 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     path = directory / FACTS
     description = _description(path, _bytes(path, _MOST_FACTS))
     _check_spec(path, description["spec"])
-    check_network(path, description.setdefault("network", None))
+    check_network(path, description.setdefault("network", None), description["spec"]["action_dim"])
     check_normaliser(path, description.setdefault("normaliser", None), description["spec"]["obs_dim"])
     description.setdefault("versions", {})
     seeds = description["seeds"]
@@ -131,9 +136,11 @@ def _check_spec(path: Path, spec: dict[str, Any]) -> None:
     for name in ("name", "notes"):
         if not isinstance(spec[name], str):
             raise refused(path, f"spec.{name}", "must be text")
-    for name, most in (("obs_dim", _MOST_DIM), ("action_dim", _MOST_DIM), ("max_episode_steps", 2**31)):
-        if not _whole(spec[name], 1, most):
-            raise refused(path, f"spec.{name}", f"must be a whole number from 1 to {most}")
+    # Discrete actions have no dimension.
+    ranges = {"obs_dim": (1, _MOST_DIM), "action_dim": (0, _MOST_DIM), "max_episode_steps": (1, 2**31)}
+    for name, (least, most) in ranges.items():
+        if not _whole(spec[name], least, most):
+            raise refused(path, f"spec.{name}", f"must be a whole number from {least} to {most}")
     for name in ("action_low", "action_high"):
         if not _numbers(spec[name], spec["action_dim"], infinite=True):
             raise refused(path, f"spec.{name}", f"must be {spec['action_dim']} numbers")
@@ -141,19 +148,26 @@ def _check_spec(path: Path, spec: dict[str, Any]) -> None:
         raise refused(path, "spec.dt", "must be a positive number")
 
 
-def check_network(path: Path, network: Mapping[str, Any] | None) -> None:
+def check_network(path: Path, network: Mapping[str, Any] | None, action_dim: int) -> None:
     """Refuses a network that cannot be built; a limit on its size comes before any array of it."""
     if network is None:
         return
-    if network.keys() != {"kind", "hidden", "activation", "squash"} or network["kind"] != "gaussian":
-        raise refused(path, "network", "must be of the kind 'gaussian', with hidden, activation and squash")
+    kind = network.get("kind")
+    fields = NETWORKS.get(kind) if isinstance(kind, str) else None
+    if fields is None or network.keys() != {"kind", *fields}:
+        known = "; ".join(f"{kind!r} with {', '.join(names)}" for kind, names in NETWORKS.items())
+        raise refused(path, "network", f"must be of one of these kinds: {known}")
+    if action_dim < 1:
+        raise refused(path, "spec.action_dim", "must be at least 1 for a network of real-valued actions")
     hidden = network["hidden"]
     if not (isinstance(hidden, list) and len(hidden) <= _MOST_LAYERS and all(_whole(w, 1, _MOST_DIM) for w in hidden)):
         raise refused(path, "network.hidden", f"must be a list of up to {_MOST_LAYERS} widths")
     if network["activation"] not in list(ACTIVATIONS):
         raise refused(path, "network.activation", f"must be one of {', '.join(ACTIVATIONS)}")
-    if not isinstance(network["squash"], bool):
+    if not isinstance(network.get("squash", False), bool):
         raise refused(path, "network.squash", "must be true or false")
+    if not (_numbers([network.get("limit", 1.0)], 1) and network.get("limit", 1.0) > 0):
+        raise refused(path, "network.limit", "must be a positive number")
 
 
 def check_normaliser(path: Path, normaliser: Mapping[str, Any] | None, obs_dim: int) -> None:

@@ -16,15 +16,15 @@ from jaxhybrid.envs import episodes
 from jaxhybrid.envs.wrappers import rescale_actions
 from jaxhybrid.errors import InputError
 from jaxhybrid.guard import Guard
-from jaxhybrid.ops import moments
+from jaxhybrid.ops import filters, moments
 from jaxhybrid.sharding import spread
 from jaxhybrid.systems import mscv_fits as fits
 from jaxhybrid.systems import mscv_updates as updates
 from jaxhybrid.systems.mscv_config import Config, checked, presets
 from jaxhybrid.systems.mscv_updates import Learner, Parts, Record
-from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, Metrics, System, Transition
+from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, Metrics, PyTree, System, Transition
 
-__all__ = ["Config", "State", "make", "presets"]
+__all__ = ["Config", "State", "make", "policy_params", "presets"]
 
 
 class State(NamedTuple):
@@ -107,6 +107,17 @@ def make(config: Config, env: Env | HostEnv) -> System:
         return state, metrics
 
     return System(partial(_init, parts, pure_env), step, act)
+
+
+def policy_params(state: State) -> PyTree:
+    """The policy that a state has come to, on its own: parameters of `policies.filtered` and `policies.mlp_gaussian`.
+
+    Args:
+      state: of one run, or of several with a leading axis ``S``.
+    """
+    seen = state.learner.seen
+    mean, std = (jax.vmap(filters.scales) if jnp.ndim(seen.count) else filters.scales)(seen)
+    return {"filter": {"mean": mean, "std": std}, "network": state.learner.policy_params}
 
 
 def _init(parts: Parts, pure_env: Env | None, key: Key) -> State:

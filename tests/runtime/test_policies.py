@@ -1,15 +1,20 @@
 """Policies that are saved, read back, and exported."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxhybrid import networks
-from jaxhybrid.envs import pendulum
+from jaxhybrid.envs import catcher, pendulum
+from jaxhybrid.envs.wrappers import rescale_actions
 from jaxhybrid.errors import InputError
 from jaxhybrid.ops.gaussian import Gaussian, TanhGaussian
+from jaxhybrid.ops.moments import Moments
 from jaxhybrid.runtime import policies
+from jaxhybrid.systems import mscv
 from tests.runtime import toy
 
 CONFIG = {"policy_hidden": (4, 5), "policy_activation": "tanh"}
@@ -63,6 +68,40 @@ def test_the_normaliser_comes_first(tmp_path):
     np.testing.assert_allclose(
         scaled(mean + std * OBS[0], key, deterministic=True), plain(OBS[0], key, deterministic=True), rtol=1e-5
     )
+
+
+def test_a_policy_behind_a_running_filter_acts_as_its_system_did(tmp_path):
+    config = mscv.presets["smoke"]
+    env = pendulum.make()
+    system = mscv.make(config, env)
+    state = system.init(jax.random.key(0))
+    seen = Moments(jnp.asarray(11.0), jnp.array([0.5, -0.5, 1.0]), jnp.array([10.0, 40.0, 0.0]))
+    state = state._replace(learner=state.learner._replace(seen=seen))
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), state.learner)
+    for seeds, learner in (([3], state.learner), ([3, 4], stacked)):
+        params = mscv.policy_params(state._replace(learner=learner))
+        path = policies.save(
+            tmp_path / str(len(seeds)),
+            params=params,
+            study="mscv",
+            config=dataclasses.asdict(config),
+            spec=rescale_actions(env).spec,
+            seeds=seeds,
+        )
+        act = policies.act_fn(policies.of_seed(policies.load(path), 3))
+        # The last one is beyond the filter's limit.
+        for obs in (OBS[0], OBS[1], jnp.array([0.0, 0.0, 99.0])):
+            wanted = jnp.clip(system.act(state, obs, jax.random.key(1), deterministic=False), -1.0, 1.0)
+            np.testing.assert_allclose(act(obs, jax.random.key(1), deterministic=False), wanted, rtol=1e-5)
+
+
+def test_discrete_actions_have_no_dimension(tmp_path):
+    spec = catcher.make().spec
+    loaded = policies.load(save(tmp_path / "policy", spec=spec, config={"width": 3}))
+    assert loaded.spec["action_dim"] == 0 and loaded.network is None
+    with pytest.raises(InputError, match="action_dim"):
+        save(tmp_path / "gaussian", spec=spec)
+    assert not (tmp_path / "gaussian").exists()
 
 
 def test_each_seed_is_a_policy(tmp_path):
