@@ -17,7 +17,7 @@ import optax
 from jaxhybrid import networks
 from jaxhybrid.guard import Guard, apply_if_finite
 from jaxhybrid.losses.batching import batched
-from jaxhybrid.losses.multi_step import multi_step_loss
+from jaxhybrid.losses.multi_step import Window, multi_step_loss
 from jaxhybrid.types import Array, Key, PyTree, RewardFn, StepFn, TerminatedFn, Transition
 
 __all__ = ["ModelState", "MultiStepModel", "Scales", "make", "scales_of"]
@@ -26,8 +26,8 @@ __all__ = ["ModelState", "MultiStepModel", "Scales", "make", "scales_of"]
 _LEAST_CHANGE = 1e-3
 _LEAST_STD = 1e-6
 
-WindowsFn = Callable[[Key], tuple[Transition, Array]]
-"""``windows_fn(key) -> (transitions [B, k, ...], mask [B, k])``, a batch of recorded windows."""
+WindowsFn = Callable[[Key], Window | tuple[Transition, Array]]
+"""``windows_fn(key) -> (transitions [B, k, ...], mask [B, k])``, recorded windows, with weights or without."""
 
 
 class Scales(NamedTuple):

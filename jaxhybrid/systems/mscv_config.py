@@ -91,6 +91,13 @@ class Config:
     """Windows of k steps per gradient step."""
     reward_weight: float = 10.0
     """Weight alpha of the reward's error."""
+    model_weights: Literal["uniform", "own_score"] = "uniform"
+    """Weights of real steps in the model's error: one each, or gradient-aware ones, by the norm of each step's own
+    score under the current policy times its truncated ratio to the policy that took it (`rollout_values.score_weights`:
+    a window does not keep the past that the cumulated weights sum over). A step's weight multiplies its own term of the
+    unrolled error; the mean over memory is one."""
+    model_max_ratio: float = 10.0
+    """Bound of that ratio."""
     reward: Literal["learnt", "known"] = "learnt"
     """Reward inside the model: learnt, or the environment's own."""
     value_learning_rate: float = 1e-3
@@ -118,7 +125,7 @@ class Config:
 _POSITIVE = (
     "iterations", "num_envs", "steps_per_iteration", "segment_chunk", "max_kl", "cg_iterations", "backtracks",
     "obs_limit", "memory", "model_learning_rate", "model_updates", "model_batch_size", "value_learning_rate",
-    "value_updates", "value_batch_size", "value_target_rate", "max_ratio",
+    "value_updates", "value_batch_size", "value_target_rate", "max_ratio", "model_max_ratio",
 )  # fmt: skip
 _NOT_NEGATIVE = ("horizon", "fresh_paths", "warmup_iterations", "damping", "reward_weight")
 _UNIT = ("gamma", "return_lambda", "value_target_rate")
@@ -129,6 +136,7 @@ _CHOICES = {
     "choose_on": ("past", "batch"),
     "qprop_reading": ("unbiased", "released"),
     "reward": ("learnt", "known"),
+    "model_weights": ("uniform", "own_score"),
 }
 
 

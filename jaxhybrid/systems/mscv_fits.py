@@ -10,17 +10,33 @@ import jax.numpy as jnp
 from jaxhybrid import multi_step_model
 from jaxhybrid.guard import apply_if_finite
 from jaxhybrid.losses.batching import batched
+from jaxhybrid.losses.multi_step import Window
 from jaxhybrid.losses.value import weighted_td_loss
 from jaxhybrid.ops import trees
+from jaxhybrid.rollout_values import score_weights
 from jaxhybrid.sharding import spread
 from jaxhybrid.systems.mscv_updates import Learner, Parts, Record, policy_of, value_of
 from jaxhybrid.types import Array, Key, PyTree, Transition
 
-__all__ = ["fit_model", "fit_value", "windows"]
+__all__ = ["fit_model", "fit_value", "step_weights", "windows"]
 
 
-def windows(parts: Parts, memory: PyTree, key: Key, *, count: int, length: int) -> tuple[Record, Array]:
-    """Draws ``count`` windows of ``length`` steps in a row, ``[count, length, ...]``, with their masks."""
+def windows(
+    parts: Parts, memory: PyTree, key: Key, *, count: int, length: int, weight: Array | None = None
+) -> tuple[Record, Array, Array | None]:
+    """Draws ``count`` windows of ``length`` steps in a row, ``[count, length, ...]``.
+
+    Args:
+      parts: of the system.
+      memory: the last batches.
+      key: one draw.
+      count: windows.
+      length: their steps.
+      weight: what every step in memory counts, see `step_weights`.
+
+    Returns:
+      The windows, their masks ``[count, length]``, and their weights alike; None without ``weight``.
+    """
     records, size = parts.memory.contents(memory)
     num_steps, num_envs = records.log_prob.shape[1:]
     batch_key, step_key, env_key = jax.random.split(key, 3)
@@ -29,9 +45,40 @@ def windows(parts: Parts, memory: PyTree, key: Key, *, count: int, length: int) 
     env = jax.random.randint(env_key, (count, 1), 0, num_envs)
     rows = first + jnp.arange(length)[None]
     clipped = jnp.minimum(rows, num_steps - 1)
-    drawn = jax.tree.map(lambda x: x[which, clipped, env], records)
+    drawn, counts = jax.tree.map(lambda x: x[which, clipped, env], (records, weight))
     ends_before = jnp.cumsum(drawn.ended, axis=1) - drawn.ended
-    return drawn, ((rows < num_steps) & (ends_before == 0)).astype(jnp.float32)
+    return drawn, ((rows < num_steps) & (ends_before == 0)).astype(jnp.float32), counts
+
+
+def step_weights(parts: Parts, learner: Learner, memory: PyTree) -> Array | None:
+    """What every step in memory counts in the model's error, ``[M, T, N]``; None where all count alike.
+
+    The current policy is the one that collects next, with its filter.
+    """
+    config = parts.config
+    if config.model_weights == "uniform":
+        return None
+    records, size = parts.memory.contents(memory)
+    shape = records.log_prob.shape
+    obs, action, log_prob, used = jax.tree.map(
+        lambda x: x.reshape((-1,) + x.shape[3:]),
+        (
+            records.steps.obs,
+            records.steps.action,
+            records.log_prob,
+            jnp.broadcast_to((jnp.arange(config.memory) < size)[:, None, None], shape),
+        ),
+    )
+    return score_weights(
+        learner.policy_params,
+        obs,
+        action,
+        log_prob,
+        used,
+        policy_fn=policy_of(parts, learner.seen),
+        max_ratio=config.model_max_ratio,
+        chunk=config.segment_chunk,
+    ).reshape(shape)
 
 
 def fit_model(parts: Parts, learner: Learner, memory: PyTree, key: Key) -> tuple[Learner, dict[str, Array]]:
@@ -44,9 +91,13 @@ def fit_model(parts: Parts, learner: Learner, memory: PyTree, key: Key) -> tuple
     rows = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[3:]), records.steps)
     scales = multi_step_model.scales_of(rows, weight.reshape(-1).astype(jnp.float32))
 
-    def draw(draw_key: Key) -> tuple[Transition, Array]:
-        drawn, mask = windows(parts, memory, draw_key, count=config.model_batch_size, length=config.horizon)
-        return spread((drawn.steps, mask))
+    counts = step_weights(parts, learner, memory)
+
+    def draw(draw_key: Key) -> Window:
+        drawn, mask, weight = windows(
+            parts, memory, draw_key, count=config.model_batch_size, length=config.horizon, weight=counts
+        )
+        return spread(Window(drawn.steps, mask, weight))
 
     model, guard, metrics = parts.model.fit(
         learner.model._replace(scales=scales), draw, learner.guard, key, num_updates=config.model_updates
@@ -66,7 +117,7 @@ def fit_value(parts: Parts, learner: Learner, memory: PyTree, key: Key) -> tuple
     def update(carry: tuple, step_key: Key) -> tuple[tuple, dict[str, Array]]:
         params, target, opt, guard = carry
         draw_key, loss_key = jax.random.split(step_key)
-        drawn, _ = windows(parts, memory, draw_key, count=config.value_batch_size, length=1)
+        drawn, _, _ = windows(parts, memory, draw_key, count=config.value_batch_size, length=1)
         rows = jax.tree.map(lambda x: x[:, 0], drawn)
         examples = spread(jax.vmap(example)(rows.steps, rows.log_prob))
         loss = partial(weighted_td_loss, value_fn=value_fn, target_fn=partial(value_fn, target), gamma=config.gamma)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhybrid.losses.multi_step import multi_step_loss
+from jaxhybrid.losses.multi_step import Window, multi_step_loss
 from jaxhybrid.types import Transition
 from tests.oracles import finite_difference
 
@@ -57,6 +57,23 @@ def test_errors_accumulate_along_the_model():
         np.testing.assert_allclose(value, aux["obs_error"] + 10.0 * aux["reward_error"], rtol=1e-12)
 
 
+def test_a_weight_counts_its_own_steps_error():
+    c = np.array([0.1, -0.3])
+    behind = np.stack([c, c + A @ c, c + A @ c + A @ A @ c])
+    each = np.sum((behind / SCALE) ** 2, axis=1) + 10.0 * (behind[:, 0] / 0.7) ** 2
+    mask, weight = np.array([1.0, 1.0, 0.0]), np.array([0.5, 3.0, 7.0])
+
+    def value(*counts):
+        return loss(jnp.array(A), Window(window(c), jnp.array(mask), *counts), KEY, reward_weight=10.0)[0]
+
+    np.testing.assert_allclose(value(jnp.array(weight)), 0.5 * each[0] + 3.0 * each[1], rtol=1e-12)
+    # A weight of the wrong step would show.
+    assert abs(value(jnp.array(np.roll(weight, 1))) / value(jnp.array(weight)) - 1.0) > 0.2
+    assert value(jnp.ones(K)) == value()
+    with pytest.raises(AssertionError, match="shape"):
+        value(jnp.ones(K + 1))
+
+
 def test_what_was_recorded_past_the_end_does_not_count():
     steps, mask = window(0.2), jnp.array([1.0, 1.0, 0.0])
     garbage = steps._replace(
@@ -65,6 +82,8 @@ def test_what_was_recorded_past_the_end_does_not_count():
     wanted = jax.grad(loss, has_aux=True)(jnp.array(A), (steps, mask), KEY)
     found = jax.grad(loss, has_aux=True)(jnp.array(A), (garbage, mask), KEY)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    weighted = jax.grad(loss, has_aux=True)(jnp.array(A), (garbage, mask, jnp.array([1.0, 1.0, jnp.nan])), KEY)
+    jax.tree.map(np.testing.assert_array_equal, weighted, wanted)
 
 
 def test_the_slope_goes_through_every_prediction():

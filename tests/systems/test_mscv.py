@@ -77,7 +77,7 @@ def test_memory_keeps_the_last_batches():
 def test_windows_stay_inside_an_episode():
     states, _ = run("smoke", 3)
     parts = mscv_updates.make_parts(SMOKE, ENV.spec)
-    drawn, mask = mscv_fits.windows(parts, states[3].memory, KEY, count=500, length=3)
+    drawn, mask, _ = mscv_fits.windows(parts, states[3].memory, KEY, count=500, length=3)
     assert mask.shape == (500, 3)
     assert (mask[:, 0] == 1).all() and (np.diff(mask, axis=1) <= 0).all()
     follows = np.all(np.asarray(drawn.steps.next_obs[:, :-1] == drawn.steps.obs[:, 1:]), axis=-1)
@@ -293,6 +293,8 @@ def test_on_a_host_the_batch_is_passed_in():
         ({"horizon": -1}, "horizon=-1 must be 0 or more"),
         ({"gamma": 1.5}, r"gamma=1.5 must lie in \[0, 1\]"),
         ({"estimator": "qprob"}, "estimator='qprob' is unknown: did you mean 'qprop'"),
+        ({"model_weights": "own"}, "model_weights='own' is unknown: did you mean 'own_score'"),
+        ({"model_max_ratio": -1.0}, "model_max_ratio=-1.0 must be positive"),
         ({"activation": "tan"}, "activation='tan' is unknown: did you mean 'tanh'"),
         ({"num_envs": 3}, "steps_per_iteration=64 must be a multiple of num_envs=3; the nearest is 63"),
         ({"segment_chunk": 48}, "multiple of segment_chunk=48; the nearest is 48"),
