@@ -44,6 +44,13 @@ def test_every_cell_is_a_run_and_the_seed_changes_fastest(tmp_path, monkeypatch)
     assert (tmp_path / "gmas_ablation.png").stat().st_size > 5000
 
 
+def test_without_betas_a_weight_of_zero_is_the_baseline(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(gmas_ablation.gmas, "main", trained(commands))
+    assert gmas_ablation.main(["--preset", "smoke", "--out", str(tmp_path)]) == 0
+    assert len(commands) == 1 and "alpha=0.0,0.05" in commands[0]
+
+
 def test_a_run_that_stopped_stops_the_study(tmp_path, monkeypatch):
     commands = []
     monkeypatch.setattr(gmas_ablation.gmas, "main", trained(commands, code=3))
@@ -72,4 +79,5 @@ def test_bad_input_is_refused(tmp_path):
 def test_a_smoke_study(tmp_path):
     assert gmas_ablation.main(["--preset", "smoke", "--out", str(tmp_path / "study")]) == 0
     cells = json.loads((tmp_path / "study" / "gmas_ablation.json").read_text())["cells"]
-    assert len(cells) == 3 and all(-1.0 <= cell["returns"]["0"][0] <= 1.0 for cell in cells)
+    assert [cell["alpha"] for cell in cells] == [0.0, 0.05]
+    assert all(-1.0 <= cell["returns"]["0"][0] <= 1.0 for cell in cells)
