@@ -302,7 +302,7 @@ def test_vmap_is_a_loop(fn):
 
 # Pure environments: those that need no simulator.
 
-PURE = [name for name in envs.names() if not name.startswith(("brax/", "gymnasium/", "mbbl/"))]
+PURE = [name for name in envs.names() if not name.startswith(("brax/", "gymnasium/", "mbbl/", "mujoco_v1/"))]
 
 
 @functools.cache
