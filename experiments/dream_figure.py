@@ -107,6 +107,7 @@ def _draw(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 axis.axhline(value, color="0.5", linestyle=style, linewidth=1, label=name)
         axis.set_title(PANELS.get(metric, metric), fontsize=10)
         axis.set_xlabel("trials")
+        axis.set_ylabel("return" if metric.endswith("/return") else metric)
         axis.grid(True, alpha=0.3)
     axes[0, 0].legend(frameon=False, fontsize=7)
     figure.supxlabel("bands are 95 % t intervals of the mean over seeds", fontsize=8)
