@@ -43,9 +43,9 @@ def metric_names(config: Config, name: str) -> tuple[str, ...]:
     """What an update of an agent logs."""
     told = dream_models.LATENT_METRICS if config.shared else ()
     return {
-        "exploration": ("td", "q", "reward", "grad_norm"),
-        "execution": ("td", "q", "grad_norm", *_KNOWN, *told),
-        "dynamics": ("after", "before", "support", "grad_norm"),
+        "exploration": ("td", "q", "reward", "grad_norm", "update_ratio"),
+        "execution": ("td", "q", "grad_norm", "update_ratio", *_KNOWN, *told),
+        "dynamics": ("after", "before", "support", "grad_norm", "update_ratio"),
     }[name]
 
 
@@ -249,8 +249,8 @@ def exploration_update(
         return _td_loss(config, heads(params), slow, episodes, reward, num_steps)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    metrics |= {"reward": jnp.sum(reward) / jnp.sum(episodes.mask), "grad_norm": trees.norm(grads)}
-    return _stepped(parts, "exploration", agent, grads, own_step), metrics
+    agent, taken = _stepped(parts, "exploration", agent, grads, own_step)
+    return agent, metrics | taken | {"reward": jnp.sum(reward) / jnp.sum(episodes.mask)}
 
 
 def execution_update(
@@ -309,7 +309,8 @@ def execution_update(
         return total + known, metrics
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    return _stepped(parts, "execution", agent, grads, own_step), metrics | {"grad_norm": trees.norm(grads)}
+    agent, taken = _stepped(parts, "execution", agent, grads, own_step)
+    return agent, metrics | taken
 
 
 def dynamics_update(
@@ -333,7 +334,8 @@ def dynamics_update(
         return dream_models.model_loss(parts.models, parts.config, params, trials, key)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    return _stepped(parts, "dynamics", agent, grads, own_step), metrics | {"grad_norm": trees.norm(grads)}
+    agent, taken = _stepped(parts, "dynamics", agent, grads, own_step)
+    return agent, metrics | taken
 
 
 def _features(parts: Parts, agents: dict[str, Agent], episodes: Episode) -> PyTree:
@@ -383,10 +385,11 @@ def _td_loss(
     return loss, {"td": loss, **aux}
 
 
-def _stepped(parts: Parts, name: str, agent: Agent, grads: PyTree, own_step: Array) -> Agent:
-    """Takes the optimiser's step, and copies to the slow parameters where one is due."""
+def _stepped(parts: Parts, name: str, agent: Agent, grads: PyTree, own_step: Array) -> tuple[Agent, dict[str, Array]]:
+    """Takes the optimiser's step, and copies to the slow parameters where one is due; says how far it went."""
     config = parts.config
     params, opt, guard = apply_if_finite(parts.optimisers[name], grads, agent.opt, agent.params, agent.guard)
     due = own_step // config.target_interval > (own_step - config.update_every) // config.target_interval
     slow = jax.lax.cond(due, lambda: params, lambda: agent.target_params)
-    return agent._replace(params=params, target_params=slow, opt=opt, updates=agent.updates + 1, guard=guard)
+    metrics = {"grad_norm": trees.norm(grads), "update_ratio": trees.relative_change(agent.params, params)}
+    return Agent(params, slow, opt, agent.steps, agent.updates + 1, guard), metrics

@@ -123,7 +123,7 @@ def update(
     metrics: dict[str, Array] = {}
     params, opts = dict(learner.params), dict(learner.opts)
     target_params = learner.target_params
-    finite = jnp.ones((), bool)
+    finite, squares = jnp.ones((), bool), jnp.zeros(())
     for name, optimiser in parts.optimisers.items():
         names = [name] if name in LOSSES else list(LOSSES)
         if "critic" in names:
@@ -137,7 +137,10 @@ def update(
         touched = jax.tree.map(lambda p, u, rate=rate: p - rate * u, touched, updates)
         finite &= trees.all_finite((grads, touched))
         params |= touched
+        squares += jnp.square(trees.norm(grads))
         metrics |= logged
+    # Where each loss takes a step of its own, the length of all their gradients together.
+    metrics |= {"update/grad_norm": jnp.sqrt(squares), "update/ratio": trees.relative_change(learner.params, params)}
     refused = (~finite).astype(jnp.int32)
     guard = Guard(learner.guard.refused + refused, (learner.guard.streak + 1) * refused)
     changed = Learner(params, target_params, opts, learner.updates, guard)

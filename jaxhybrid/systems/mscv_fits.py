@@ -12,7 +12,7 @@ from jaxhybrid.guard import apply_if_finite
 from jaxhybrid.losses.batching import batched
 from jaxhybrid.losses.multi_step import Window
 from jaxhybrid.losses.value import weighted_td_loss
-from jaxhybrid.ops import trees
+from jaxhybrid.ops import importance, trees
 from jaxhybrid.rollout_values import score_weights
 from jaxhybrid.sharding import spread
 from jaxhybrid.systems.mscv_updates import Learner, Parts, Record, policy_of, value_of
@@ -124,7 +124,14 @@ def fit_value(parts: Parts, learner: Learner, memory: PyTree, key: Key) -> tuple
         (error, aux), grads = jax.value_and_grad(batched(loss), has_aux=True)(params, examples, loss_key)
         params, opt, guard = apply_if_finite(parts.optimiser, grads, opt, params, guard)
         target = trees.lerp(target, params, config.value_target_rate)
-        return (params, target, opt, guard), {"error": error, "value": aux["value"], "weight": jnp.mean(examples[1])}
+        weights = examples[1]
+        said = {
+            "error": error,
+            "value": aux["value"],
+            "weight": jnp.mean(weights),
+            "effective_sample_size": importance.effective_sample_size(jnp.log(weights)),
+        }
+        return (params, target, opt, guard), said
 
     start = (learner.value_params, learner.value_target, learner.value_opt, learner.guard)
     (params, target, opt, guard), logged = jax.lax.scan(update, start, jax.random.split(key, config.value_updates))

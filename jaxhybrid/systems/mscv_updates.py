@@ -296,6 +296,7 @@ def policy_step(
     )
     metrics = {f"policy/{name}": value for name, value in aux.items()}
     metrics["policy/grad_norm"] = trees.norm(grads)
+    metrics["policy/update_ratio"] = trees.relative_change(learner.policy_params, params)
     metrics["policy/log_std"] = jnp.mean(learner.policy_params["log_std"])
     return params, trees.all_finite(grads), metrics
 

@@ -258,9 +258,10 @@ def test_slow_parameters_are_copied_every_interval_and_start_as_asked():
         assert np.all(agents["execution"].params["problem"] != agents["execution"].params["decoder"])
     # Smoke: an update every 16 steps, a copy every 32.
     agent = agents["exploration"]
-    after = dream_updates._stepped(built, "exploration", agent, agent.params, jnp.array(16))
+    after, taken = dream_updates._stepped(built, "exploration", agent, agent.params, jnp.array(16))
+    assert taken["grad_norm"] > 0 and 0 < taken["update_ratio"] < 1
     same(after.target_params, agent.target_params)
-    again = dream_updates._stepped(built, "exploration", after, agent.params, jnp.array(32))
+    again, _ = dream_updates._stepped(built, "exploration", after, agent.params, jnp.array(32))
     same(again.target_params, again.params)
     assert again.updates == 2 and np.any(again.params["policy"] != agent.params["policy"])
 
