@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxhybrid.envs import mbbl
+from jaxhybrid.envs import mbbl, mujoco_v1
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import drawings, graphics
 from jaxhybrid.runtime.graphics import Backend
@@ -121,6 +121,10 @@ def _rendered(family: str, rest: str, poses: np.ndarray) -> list[np.ndarray]:
     size = {"width": _WIDTH, "height": _HEIGHT}
     if family == "gymnasium":
         return importlib.import_module("jaxhybrid.envs.gymnasium_frames").render(rest, poses, **size)
+    if family == "mujoco_v1":
+        task_facts = mujoco_v1.TASKS[rest]
+        renderer = importlib.import_module("jaxhybrid.envs.gymnasium_frames")
+        return renderer.render(task_facts.gymnasium, poses, **size, **task_facts.options)
     task, _, physics = rest.partition("/")
     if family == "mbbl":
         facts = mbbl.MBBL_TASKS[task]
@@ -134,9 +138,9 @@ def _rendered(family: str, rest: str, poses: np.ndarray) -> list[np.ndarray]:
 def _pose(name: str, env_state: PyTree, obs: Any) -> Any:
     """What a picture needs of a state: joint positions, the simulator's state, or the observation."""
     family = name.partition("/")[0]
-    if family == "mbbl":
+    if family in ("mbbl", "mujoco_v1"):
         env_state = env_state.physics
-    if family == "gymnasium" or name.endswith("/mujoco"):
+    if family in ("gymnasium", "mujoco_v1") or name.endswith("/mujoco"):
         return env_state.physics[0]
     if family in ("brax", "mbbl"):
         return obs if env_state.physics is None else env_state.physics.q

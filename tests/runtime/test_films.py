@@ -87,6 +87,15 @@ def test_what_cannot_be_drawn_says_why():
     assert film.content == b"" and "the renderer failed" in film.reason and "\n" not in film.reason
 
 
+def test_a_task_of_2017_is_filmed_by_the_physics_that_it_wraps():
+    env = envs.make("mujoco_v1/reacher", max_episode_steps=2)
+    episode = films.record(env, lambda obs, key: jnp.zeros(2), KEY, num_episodes=1)
+    assert episode.length == 2 and len(episode.poses) == 3 and np.any(episode.poses[0] != episode.poses[2])
+    backend = films.backend_for(env.spec.name)
+    film = films.film(env, episode, backend)
+    assert (film.content == b"") == (backend.name is None), film.reason
+
+
 def test_the_rod_points_where_the_angle_says():
     angles = np.array([0.0, math.pi / 2, math.pi])
     obs = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
