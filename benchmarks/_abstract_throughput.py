@@ -40,7 +40,7 @@ def own_tasks(config: Config) -> list[Task]:
     for depth, states in itertools.product(config.depths, config.states):
         act = jax.vmap(partial(gmas.planned_act, built["crar"], depth=depth), in_axes=(None, 0, None))
         name = f"plan, depth {depth}, {states} state{'s' * (states > 1)}"
-        tasks.append(_task(name, "actions", states, act, learner, data.obs[:states], jax.random.key(0)))
+        tasks.append(_task(name, "actions", states, act, learner.params, data.obs[:states], jax.random.key(0)))
     return tasks
 
 

@@ -93,6 +93,7 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
     """Median seconds of every part, on the state that one iteration left."""
     import jax
 
+    from jaxhybrid import envs
     from jaxhybrid.envs import episodes
     from jaxhybrid.systems import mscv, mscv_fits, mscv_updates
     from jaxhybrid.types import HostEnv
@@ -106,7 +107,7 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
         segment_chunk=min(arguments.steps, 1000),
         return_lambda=0.97,
     )
-    env = cli.study_env(f"mujoco_v1/{arguments.task}", num_envs)
+    env = envs.make_rescaled(f"mujoco_v1/{arguments.task}", num_envs)
     assert isinstance(env, HostEnv), "its physics runs on the host"
     system, parts = mscv.make(config, env), mscv_updates.make_parts(config, env.spec)
     state = jax.jit(system.init)(jax.random.key(arguments.seed))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.runtime import cli, training
 from jaxhybrid.systems import dream
-from jaxhybrid.systems.dream_config import VARIANTS, checked
+from jaxhybrid.systems.dream_config import VARIANTS
 
 STUDY = "dream"
 
@@ -36,20 +36,14 @@ def main(argv: Sequence[str]) -> int:
         preset="dream",
         default_env="city/distraction",
     )
-    # Imported here, so that a refused argument needs no JAX.
-    from jaxhybrid.envs import city, city_trials
-
-    config = checked(arguments.config, arguments.env)
-    town = city.make(arguments.env.removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
+    config = arguments.config
     return training.train(
-        dream.make,
-        city_trials.environment(town),
+        dream.setting(config, arguments.env),
         study=STUDY,
         preset=arguments.preset,
         config=config,
         options=arguments.run,
         iterations=config.trials // config.trials_per_iteration,
-        policy_params=lambda state: {name: agent.params for name, agent in state.agents.items()},
         command=arguments.command,
     ).exit_code
 

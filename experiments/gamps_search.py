@@ -11,12 +11,11 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, training
 from jaxhybrid.systems import gamps
-from jaxhybrid.systems.gamps_config import checked
 
-STUDY = "gamps_search"
+# Of the system, by which a run is found again.
+STUDY = "gamps"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,17 +34,13 @@ def main(argv: Sequence[str]) -> int:
         presets={name: dataclasses.replace(config, physics="generalized") for name, config in gamps.presets.items()},
         preset="gridworld",
     )
-    config = checked(arguments.config)
-    if arguments.env != config.env:
-        raise InputError(f"env={arguments.env!r} is not that of domain={config.domain!r}: leave the option out.")
     return training.train(
-        gamps.make,
-        gamps.environment(config),
+        gamps.setting(arguments.config, arguments.env),
         study=STUDY,
         preset=arguments.preset,
-        config=config,
+        config=arguments.config,
         options=arguments.run,
-        iterations=config.iterations,
+        iterations=arguments.config.iterations,
         command=arguments.command,
     ).exit_code
 

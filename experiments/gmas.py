@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, training
 from jaxhybrid.systems import gmas
-from jaxhybrid.systems.gmas_config import checked
 
 STUDY = "gmas"
-_TEST_MAZES = 1024
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,18 +35,13 @@ def main(argv: Sequence[str]) -> int:
         preset="demo",
         default_env="maze",
     )
-    config = arguments.config
-    env, test_env, sprites = environments(arguments.env, config)
-    tested = test_env if config.test_depths else None
     return training.train(
-        lambda numbers, _: gmas.make(numbers, env, sprites=sprites, test_env=tested),
-        test_env,
+        gmas.setting(arguments.config, arguments.env),
         study=STUDY,
         preset=arguments.preset,
-        config=config,
+        config=arguments.config,
         options=arguments.run,
-        iterations=config.iterations,
-        policy_params=lambda state: state.learner.params,
+        iterations=arguments.config.iterations,
         command=arguments.command,
     ).exit_code
 
@@ -64,34 +57,6 @@ def _with_method(argv: Sequence[str]) -> list[str]:
             raise InputError(f"method={given.method!r} and --preset both name the numbers: give one of them.")
         rest = ["--preset", given.method, *rest]
     return rest if given.depth is None else [*rest, "--config.match-depth", given.depth]
-
-
-def environments(name: str, config: gmas.Config):
-    """The environment of the random moves, the one of the tests, and what their cells look like."""
-    # Imported here, so that a refused argument needs no JAX.
-    from jaxhybrid import envs
-    from jaxhybrid.envs import maze
-
-    checked(config, envs.make(name).spec)
-    if name != "maze":
-        return envs.make(name), envs.make(name), None
-    trained, tested = mazes(config)
-    train = envs.make(name, pool=trained, max_episode_steps=config.train_limit, observation="cells")
-    return train, envs.make(name, pool=tested, observation="cells"), maze.sprites()
-
-
-def mazes(config: gmas.Config):
-    """The pools of the random moves and of the tests, which have no maze in common.
-
-    Raises:
-      InputError: there are too few mazes of this kind to hold one out.
-    """
-    from jaxhybrid.envs import maze_pool
-
-    numbers = {"side": config.maze_side, "num_keys": config.maze_keys}
-    trained = maze_pool.make_pool(config.generator, config.train_mazes, 0, "train", **numbers)
-    drawn = maze_pool.make_pool(config.generator, _TEST_MAZES, 0, "test", **numbers)
-    return trained, maze_pool.held_out(drawn, trained)
 
 
 if __name__ == "__main__":

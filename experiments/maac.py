@@ -34,15 +34,13 @@ def main(argv: Sequence[str]) -> int:
     )
     config = arguments.config
     return training.train(
-        maac.make,
-        cli.study_env(arguments.env, config.num_envs),
+        maac.setting(config, arguments.env),
         study=STUDY,
         preset=arguments.preset,
         config=config,
         options=arguments.run,
         iterations=config.iterations,
         num_steps=config.steps_per_iteration // config.num_envs,
-        policy_params=lambda state: state.learner.policy_params,
         command=arguments.command,
     ).exit_code
 

@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 
 import experiments.maac
+from jaxhybrid import envs
 from jaxhybrid.envs import episodes
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import checkpoint, cli, console, programs, records
@@ -84,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
             return code
     identity = _identity(directory.expanduser())
     config = _config(identity["config"])
-    env = cli.study_env(identity["env"], config.num_envs)
+    env = envs.make_rescaled(identity["env"], config.num_envs)
     if not isinstance(env, Env):
         raise InputError(f"run={str(directory)!r} is on {env.spec.name!r}, which runs on the host: planning needs jit.")
     table = _evaluate(config, env, identity["seeds"], _states(directory, maac.make(config, env), identity), planner)

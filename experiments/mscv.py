@@ -49,15 +49,13 @@ def main(argv: Sequence[str]) -> int:
 def _train(arguments: cli.Arguments):
     config = arguments.config
     return training.train(
-        mscv.make,
-        cli.study_env(arguments.env, config.num_envs),
+        mscv.setting(config, arguments.env),
         study=STUDY,
         preset=arguments.preset,
         config=config,
         options=arguments.run,
         iterations=config.iterations,
         num_steps=config.num_steps,
-        policy_params=mscv.policy_params,
         command=arguments.command,
     )
 

@@ -26,6 +26,7 @@ __all__ = [
     "QFn",
     "RewardFn",
     "Segment",
+    "Setting",
     "StepFn",
     "System",
     "TerminatedFn",
@@ -239,3 +240,22 @@ class System(NamedTuple):
     init: Callable[[Key], Any]
     step: Callable[[Any, Any], tuple[Any, Metrics]]
     act: Callable[..., Array]
+
+
+class Setting(NamedTuple):
+    """What a config and the name of an environment decide of a run, so that its replay and its player share it.
+
+    Attributes:
+      make: ``make(config, env) -> System``, also for other numbers of the same structure.
+      env: collected inside ``System.step`` if it is an `Env`, by the loop if it is a `HostEnv`; where the policy is
+        evaluated.
+      policy_params: ``policy_params(state)`` are the parameters to keep in the end, with a leading axis ``S`` if the
+        state has one; None keeps none.
+      act: ``act(policy_params, obs, key, *, deterministic) -> action``; None where a saved policy says what
+        network it is.
+    """
+
+    make: Callable[[Any, Any], System]
+    env: Env | HostEnv
+    policy_params: Callable[[Any], PyTree] | None = None
+    act: Callable[..., Array] | None = None

@@ -13,12 +13,10 @@ from experiments import gmas as study
 from jaxhybrid.envs import maze, maze_oracle
 from jaxhybrid.envs.maze_pool import MazePool
 from jaxhybrid.errors import InputError
-from jaxhybrid.guard import Guard
 from jaxhybrid.runtime import checkpoint, console, programs, records
 from jaxhybrid.runtime.members import Member
 from jaxhybrid.systems import gmas
 from jaxhybrid.systems.gmas_parts import Parts, make_parts
-from jaxhybrid.systems.gmas_updates import Learner
 from jaxhybrid.types import Array, Env, PyTree
 
 __all__ = ["Trained", "held_out_mazes", "load", "oracle", "returns"]
@@ -60,7 +58,7 @@ def load(directory: Path | str, seed: int | None = None) -> Trained:
         return load(directory / Member(seed, {}).label, seed)
     values: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in identity["config"].items()}
     config = gmas.Config(**values)
-    env, test_env, sprites = study.environments(identity["env"], config)
+    env, test_env, sprites = gmas.environments(config, identity["env"])
     init = gmas.make(config, env, sprites=sprites).init
     keys = [programs.training_key(each) for each in seeds]
     several = len(keys) > 1
@@ -80,7 +78,7 @@ def held_out_mazes(config: gmas.Config) -> MazePool:
     Raises:
       InputError: every test maze is one of training too.
     """
-    pool = study.mazes(config)[1]
+    pool = gmas.mazes(config)[1]
     words = [wall.tobytes() + key.tobytes() for wall, key in zip(pool.walls, np.sort(pool.keys, axis=1), strict=True)]
     first = np.unique(words, return_index=True)[1]
     return MazePool(pool.walls[first], pool.keys[first])
@@ -89,14 +87,13 @@ def held_out_mazes(config: gmas.Config) -> MazePool:
 def returns(agent: Trained, pool: MazePool, depth: int) -> np.ndarray:
     """Returns of greedy episodes, one in every maze of a pool, ``[P]``."""
     env = maze.make(pool=pool, observation="cells")
-    learner = Learner(agent.params, {}, {}, jnp.zeros((), jnp.int32), Guard.new())
 
     def episode(index: Array) -> Array:
         def advance(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
             state, obs, alive, total = carry
             # Neither a greedy move nor a maze draws anything.
             key = jax.random.key(0)
-            action = gmas.planned_act(agent.parts, learner, obs, key, depth=depth)
+            action = gmas.planned_act(agent.parts, agent.params, obs, key, depth=depth)
             state, step = env.step(state, action, key)
             total += jnp.where(alive, step.reward, 0.0)
             return (state, step.obs, alive & ~(step.terminated | step.truncated), total), None

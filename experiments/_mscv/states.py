@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxhybrid import envs
 from jaxhybrid.envs import episodes
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import checkpoint, cli, console, programs, records
+from jaxhybrid.runtime import checkpoint, console, programs, records
 from jaxhybrid.runtime.members import Member
 from jaxhybrid.systems import mscv
 from jaxhybrid.systems.mscv_updates import Parts, make_parts
@@ -60,7 +61,7 @@ def load(directory: Path, seed: int, num_envs: int | None = None) -> Run:
         directory = directory / Member(seed, {}).label
     numbers: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in identity["config"].items()}
     config = mscv.Config(**numbers)
-    env = cli.study_env(identity["env"], config.num_envs)
+    env = envs.make_rescaled(identity["env"], config.num_envs)
     system = mscv.make(config, env)
     tree: dict[str, Any] = {"state": jax.eval_shape(system.init, programs.training_key(seed))}
     if isinstance(env, HostEnv):
@@ -70,7 +71,7 @@ def load(directory: Path, seed: int, num_envs: int | None = None) -> Run:
         raise InputError(f"run={str(directory)!r} has no checkpoint: let the run finish first.")
     if num_envs is not None and isinstance(env, HostEnv):
         env.close()
-        env = cli.study_env(identity["env"], num_envs)
+        env = envs.make_rescaled(identity["env"], num_envs)
     return Run(config, env, system, make_parts(config, env.spec), restored.tree["state"], restored.iteration)
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxhybrid.envs import catcher, city, city_execution, gridworld, lqr, maze, minigolf, pendulum, simple_maze
+from jaxhybrid.envs.wrappers import rescale_actions
 from jaxhybrid.errors import unknown
 from jaxhybrid.types import Env, HostEnv
 
-__all__ = ["make", "names"]
+__all__ = ["make", "make_rescaled", "names"]
 
 # Spelt out here, because asking the modules would import their simulators; a test compares.
 _BRAX = (
@@ -97,6 +98,20 @@ def make(name: str, **options: Any) -> Env | HostEnv:
     if not listed and not (family == "gymnasium" and rest):
         raise unknown("env", name, names())
     return _call(importlib.import_module(f"jaxhybrid.envs.{family}").make, parts, options)
+
+
+def make_rescaled(name: str, num_envs: int) -> Env | HostEnv:
+    """Makes an environment as systems of continuous actions use it: actions in [-1, 1] where they are bounded.
+
+    Args:
+      name: as for `make`.
+      num_envs: instances that collect side by side on the host; a system batches a pure environment by itself.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    on_host = name.startswith(("gymnasium/", "mujoco_v1/")) or name.endswith("/mujoco")
+    return rescale_actions(make(name, **({"num_envs": num_envs} if on_host else {})))
 
 
 def _double_integrator(

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -19,10 +19,7 @@ from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.runtime import console
 from jaxhybrid.runtime.options import RunOptions, checked
 
-if TYPE_CHECKING:
-    from jaxhybrid.types import Env, HostEnv
-
-__all__ = ["Arguments", "front_door", "parse", "run_main", "studies", "study_env"]
+__all__ = ["Arguments", "front_door", "parse", "run_main", "studies"]
 
 BAD_INPUT_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -168,21 +165,3 @@ def _meant_env(preset: str, given: str, meant: str) -> str:
             f"--config.env {given} to use its numbers anyway."
         )
     return given or meant
-
-
-def study_env(name: str, num_envs: int) -> Env | HostEnv:
-    """Makes the environment of a study, its actions rescaled to [-1, 1] where they are bounded.
-
-    Args:
-      name: as for `jaxhybrid.envs.make`.
-      num_envs: instances that collect side by side; a system batches a pure environment by itself.
-
-    Raises:
-      InputError: an unknown name.
-    """
-    # Imported here, so that a list of studies and a refused argument need no JAX.
-    from jaxhybrid import envs
-    from jaxhybrid.envs.wrappers import rescale_actions
-
-    on_host = name.startswith(("gymnasium/", "mujoco_v1/")) or name.endswith("/mujoco")
-    return rescale_actions(envs.make(name, **({"num_envs": num_envs} if on_host else {})))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["drawn", "pendulum", "plane"]
+__all__ = ["drawn", "greyscale", "pendulum", "plane"]
 
 _INK, _ACCENT = "#333333", "#D55E00"
 
@@ -38,6 +38,19 @@ def pendulum(obs: np.ndarray, *, width: int, height: int) -> list[np.ndarray]:
         return show
 
     return drawn(len(obs), begin, width, height)
+
+
+def greyscale(pictures: np.ndarray, *, height: int) -> list[np.ndarray]:
+    """Enlarges pictures ``[T, h, w]`` to about ``height`` pixels, the least number of all white and the largest black.
+
+    Returns:
+      ``T`` pictures, uint8 ``[H, W, 3]``.
+    """
+    low, high = float(pictures.min()), float(pictures.max())
+    levels = (255 * (high - pictures) / max(high - low, 1e-6)).astype(np.uint8)
+    zoom = max(height // pictures.shape[1], 1)
+    large = np.kron(levels, np.ones((1, zoom, zoom), np.uint8))
+    return list(np.repeat(large[..., None], 3, axis=-1))
 
 
 def plane(obs: np.ndarray, *, width: int, height: int) -> list[np.ndarray]:

@@ -46,15 +46,17 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m jaxhybrid export", description=__doc__)
     out = new_file(arguments.out)
 
+    import jax.export
+
     from jaxhybrid.runtime import policies
 
     policy = policies.of_seed(policies.of_run(arguments.run), arguments.seed)
     program = policies.export(policy, deterministic=not arguments.sample)
     out.write_bytes(program)
-    spec = policy.spec
+    shapes = jax.export.deserialize(bytearray(program))
     console.say(
-        f"{arguments.out}: {len(program):,} bytes, [B, {spec['obs_dim']}] to [B, {spec['action_dim']}], "
-        f"seed {policy.seeds[0]} of {policy.study} on {spec['name']}"
+        f"{arguments.out}: {len(program):,} bytes, from {shapes.in_avals[0].str_short()} to "
+        f"{shapes.out_avals[0].str_short()}, seed {policy.seeds[0]} of {policy.study} on {policy.spec['name']}"
     )
     return 0
 

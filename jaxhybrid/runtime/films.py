@@ -11,20 +11,23 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxhybrid.envs import mbbl, mujoco_v1
+from jaxhybrid.envs import city, city_trials, maze, mbbl, mujoco_v1
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import drawings, graphics
+from jaxhybrid.runtime import city_pictures, drawings, graphics
 from jaxhybrid.runtime.graphics import Backend
 from jaxhybrid.types import Array, Env, HostEnv, Key, PyTree
 
 __all__ = ["Episode", "Film", "backend_for", "film", "gif", "record"]
 
 ActFn = Callable[..., Array]
-_DRAWN_HERE = ("lqr", "pendulum")
+_BOARDS = ("catcher", "city", "maze", "simple_maze")
+_DRAWN_HERE = ("lqr", "pendulum", *_BOARDS)
 _WIDTH, _HEIGHT = 320, 240
 _MOST_FRAMES = 250
 # Smooth enough, and browsers slow an animation down that asks for half of it.
 _SHORTEST_DELAY = 0.04
+# Board games have no time.
+_SECONDS_PER_MOVE = 0.4
 
 
 class Episode(NamedTuple):
@@ -46,12 +49,12 @@ class Film(NamedTuple):
 
     Attributes:
       content: of a GIF file; empty where nothing can be drawn.
-      seconds: simulated seconds that it shows from the start of the episode.
+      shows: how much of the episode, from its start, and how fast.
       reason: why there is no content.
     """
 
     content: bytes
-    seconds: float
+    shows: str
     reason: str
 
 
@@ -79,31 +82,36 @@ def record(env: Env | HostEnv, act: ActFn, key: Key, *, num_episodes: int) -> Ep
 
 
 def film(env: Env | HostEnv, episode: Episode, backend: Backend) -> Film:
-    """Returns an episode as an animation in real time; of a long one the beginning.
+    """Returns an episode as an animation in real time, of a board game move by move; of a long one the beginning.
 
     Args:
       env: where the episode was played.
       episode: from `record`.
       backend: what MuJoCo can draw with.
     """
+    family, _, rest = env.spec.name.partition("/")
+    if family in _BOARDS:
+        frames = _city(rest, episode) if family == "city" else _board(family, episode.poses)
+        frames = frames[:_MOST_FRAMES]
+        shown = f"{len(frames) - 1} moves, {_SECONDS_PER_MOVE} s each"
+        return Film(gif(frames, _SECONDS_PER_MOVE), shown, "")
     stride = max(round(_SHORTEST_DELAY / env.spec.dt), 1)
     poses = episode.poses[::stride][:_MOST_FRAMES]
-    family, _, rest = env.spec.name.partition("/")
     try:
         if family in _DRAWN_HERE:
             draw = drawings.pendulum if family == "pendulum" else drawings.plane
             frames = draw(poses, width=_WIDTH, height=_HEIGHT)
         elif backend.name is None:
-            return Film(b"", 0.0, backend.reason)
+            return Film(b"", "", backend.reason)
         else:
             frames = _rendered(family, rest, poses)
     except InputError as reason:
-        return Film(b"", 0.0, str(reason))
+        return Film(b"", "", str(reason))
     except Exception as reason:  # Graphics libraries raise whatever they like; nothing else may fail for a picture.
         text = " ".join(str(reason).split())[:200]
-        return Film(b"", 0.0, f"the renderer failed: {type(reason).__name__}: {text}")
+        return Film(b"", "", f"the renderer failed: {type(reason).__name__}: {text}")
     seconds = stride * env.spec.dt
-    return Film(gif(frames, seconds), seconds * (len(frames) - 1), "")
+    return Film(gif(frames, seconds), f"{seconds * (len(frames) - 1):.1f} s, in real time", "")
 
 
 def gif(frames: list[np.ndarray], seconds: float) -> bytes:
@@ -115,6 +123,21 @@ def gif(frames: list[np.ndarray], seconds: float) -> bytes:
     duration = max(round(1000 * seconds), 1)
     first.save(buffer, "GIF", save_all=True, append_images=others, duration=duration, loop=0, optimize=False)
     return buffer.getvalue()
+
+
+def _board(family: str, obs: np.ndarray) -> list[np.ndarray]:
+    """What the agent sees, large."""
+    seen = np.asarray(jax.vmap(maze.render)(jax.numpy.asarray(obs))) if family == "maze" else obs
+    return drawings.greyscale(seen, height=_HEIGHT)
+
+
+def _city(task: str, episode: Episode) -> list[np.ndarray]:
+    """Both episodes of a trial, from the record that the last observation is."""
+    town = city.make(task)
+    task_id, obs = int(episode.poses[-1, 0]), episode.poses[-1, 1:]
+    record = city_trials.read(town, jax.numpy.asarray(obs))
+    explored, executed = (record.action[part, : record.steps[part]].tolist() for part in (0, 1))
+    return city_pictures.frames(town, task_id, record.goal.tolist(), exploration=explored, execution=executed)
 
 
 def _rendered(family: str, rest: str, poses: np.ndarray) -> list[np.ndarray]:
@@ -138,6 +161,9 @@ def _rendered(family: str, rest: str, poses: np.ndarray) -> list[np.ndarray]:
 def _pose(name: str, env_state: PyTree, obs: Any) -> Any:
     """What a picture needs of a state: joint positions, the simulator's state, or the observation."""
     family = name.partition("/")[0]
+    if isinstance(env_state, city_trials.TrialState):
+        task_id = env_state.episode.task_id
+        return jax.numpy.concatenate([task_id[None].astype(obs.dtype), obs])
     if family in ("mbbl", "mujoco_v1"):
         env_state = env_state.physics
     if family in ("gymnasium", "mujoco_v1") or name.endswith("/mujoco"):

@@ -19,6 +19,7 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, console
 
 if TYPE_CHECKING:
+    from jaxhybrid.runtime.policies import SavedPolicy
     from jaxhybrid.types import Env, EnvSpec, HostEnv
 
 __all__ = ["compatible_env", "main"]
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     from jaxhybrid.runtime import films, programs
 
     backend = films.backend_for(arguments.env or policy.spec["name"]) if video else None
-    env = compatible_env(arguments.env, policy.spec, min(arguments.episodes, _MOST_INSTANCES))
+    env = compatible_env(arguments.env, policy, min(arguments.episodes, _MOST_INSTANCES))
     key = programs.evaluation_key(policy.seeds[0] if arguments.start_seed is None else arguments.start_seed)
     console.say(f"{policy.study}, seed {policy.seeds[0]}, plays {env.spec.name} ...")
     returns, lengths = _played(env, act_one, key, arguments.episodes)
@@ -93,24 +94,29 @@ def main(argv: Sequence[str]) -> int:
             return 0
         video.parent.mkdir(parents=True, exist_ok=True)
         video.write_bytes(film.content)
-        console.say(
-            f"{video}: {film.seconds:.1f} s of the first episode, return {episode.total:,.2f}, {episode.length} steps"
-        )
+        console.say(f"{video}: the first episode, {film.shows}; return {episode.total:,.2f}, {episode.length} steps")
     return 0
 
 
-def compatible_env(name: str, spec: dict[str, Any], num_envs: int) -> Env | HostEnv:
+def compatible_env(name: str, policy: SavedPolicy, num_envs: int) -> Env | HostEnv:
     """Makes the environment of a policy or another that it fits, its actions rescaled as in training.
 
     Args:
       name: of the environment; empty for that of the policy.
-      spec: of the policy, as JSON.
+      policy: which is to play.
       num_envs: instances of a host environment.
 
     Raises:
       InputError: an unknown name, or observations or actions of another shape or range.
     """
-    env = cli.study_env(name or spec["name"], num_envs)
+    from jaxhybrid import envs
+    from jaxhybrid.runtime import policies
+
+    spec = policy.spec
+    if policy.network is None and name not in ("", spec["name"]):
+        raise InputError(f"env={name!r}: a policy of study={policy.study!r} plays {spec['name']!r} only.")
+    own = not name or policy.network is None
+    env = policies.environment(policy, num_envs) if own else envs.make_rescaled(name, num_envs)
     for field in ("obs_dim", "action_dim", "action_low", "action_high"):
         have, want = _plain(env.spec, field), [float(number) for number in np.ravel(spec[field]).tolist()]
         if have != want:

@@ -19,14 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhybrid import networks
+from jaxhybrid import envs, networks
 from jaxhybrid.errors import InputError
 from jaxhybrid.policies import filtered, mlp_gaussian
 from jaxhybrid.runtime import policy_files as files
+from jaxhybrid.runtime import settings
 from jaxhybrid.runtime.records import jsonable
-from jaxhybrid.types import Array, EnvSpec, Key, PyTree
+from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, PyTree, Setting
 
-__all__ = ["SavedPolicy", "act_fn", "export", "join", "load", "of_run", "of_seed", "save"]
+__all__ = ["SavedPolicy", "act_fn", "environment", "export", "join", "load", "of_run", "of_seed", "save"]
 
 _PACKAGES = ("jaxhybrid", "jax", "flax", "numpy")
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -120,7 +121,7 @@ def join(directory: Path | str, each: Sequence[Path], **facts: Any) -> Path:
     shapes = [{name: array.shape[1:] for name, array in flat.items()} for flat in arrays]
     if any(shape != shapes[0] for shape in shapes):
         raise InputError(f"{str(directory)!r}: the policies to join have parameters of different shapes.")
-    params = _nested({name: np.concatenate([flat[name] for flat in arrays]) for name in arrays[0]})
+    params = files.nested({name: np.concatenate([flat[name] for flat in arrays]) for name in arrays[0]})
     seeds = [seed for policy in policies for seed in policy.seeds]
     first = policies[0]
     return _write(Path(directory), first._replace(params=params, seeds=seeds, facts=first.facts | jsonable(facts)))
@@ -142,7 +143,7 @@ def load(directory: Path | str) -> SavedPolicy:
         description["network"] = _network(description["config"], description["spec"])
         files.check_network(directory / files.FACTS, description["network"], description["spec"]["action_dim"])
     kept = {name: description[name] for name in SavedPolicy._fields if name != "params"}
-    policy = SavedPolicy(params=_nested(arrays), **kept)
+    policy = SavedPolicy(params=files.nested(arrays), **kept)
     _check_shapes(directory / files.FACTS, policy, description["params"])
     return policy
 
@@ -182,14 +183,65 @@ def of_seed(policy: SavedPolicy, seed: int | None = None) -> SavedPolicy:
 def act_fn(policy: SavedPolicy) -> Callable[..., Array]:
     """Returns ``act(obs [D], key, *, deterministic) -> action [A]``, pure, for one observation.
 
+    Where the policy does not describe its network, the system of its study acts, on the observations and with the
+    actions of that system; its environment is made for that.
+
     Args:
       policy: of one seed.
 
     Raises:
-      InputError: it is of several seeds, or its network is not known.
+      InputError: it is of several seeds, its network is not known, or not the one that its study makes.
     """
+    return _actor(policy)[0]
+
+
+def _actor(policy: SavedPolicy) -> tuple[Callable[..., Array], tuple[int, ...]]:
+    """The policy as a function, and the shape of an observation."""
     if len(policy.seeds) > 1:
         raise InputError("policy is of several seeds: choose one with of_seed.")
+    if policy.network is not None:
+        return _network_act(policy), (policy.spec["obs_dim"],)
+    setting, config = _setting(policy)
+    if setting.act is None or setting.policy_params is None:
+        raise InputError(f"policy of study={policy.study!r} does not say what network it is, so it cannot act.")
+    act, spec = setting.act, setting.env.spec
+    params, kept = jax.tree.map(jnp.asarray, policy.params), setting.policy_params
+    wanted = jax.eval_shape(lambda key: kept(setting.make(config, setting.env).init(key)), jax.random.key(0))
+    expected = {name: leaf.shape for name, leaf in files.leaves(wanted)}
+    found = {name: leaf.shape for name, leaf in files.leaves(params)}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise InputError(
+                f"params.{name} of the policy has the shape {found.get(name)}, that of study={policy.study!r} with "
+                f"its config {expected.get(name)}."
+            )
+
+    def system_act(obs: Array, key: Key, *, deterministic: bool) -> Array:
+        return act(params, obs, key, deterministic=deterministic)
+
+    return system_act, spec.obs_shape or (spec.obs_dim,)
+
+
+def environment(policy: SavedPolicy, num_envs: int) -> Env | HostEnv:
+    """Makes the environment that a policy was trained in.
+
+    Args:
+      policy: of any seeds.
+      num_envs: instances of a host environment.
+
+    Raises:
+      InputError: its name or, where the system decides about it, its study or config is not known.
+    """
+    if policy.network is None:
+        return _setting(policy)[0].env
+    return envs.make_rescaled(policy.spec["name"], num_envs)
+
+
+def _setting(policy: SavedPolicy) -> tuple[Setting, Any]:
+    return settings.rebuilt({"study": policy.study, "env": policy.spec["name"], "config": policy.config})
+
+
+def _network_act(policy: SavedPolicy) -> Callable[..., Array]:
     network, normaliser = _built(policy), policy.normaliser
     params = jax.tree.map(jnp.asarray, policy.params)
     # Infinite bounds are strings in JSON.
@@ -213,7 +265,7 @@ def export(policy: SavedPolicy, *, deterministic: bool = True) -> bytes:
     """Returns the policy as a StableHLO program for any batch size, on CPU, CUDA, ROCm and TPU.
 
     ``jax.export.deserialize(bytearray(program)).call`` runs it where JAX is installed and this library is not:
-    ``call(obs [B, D]) -> action [B, A]``, or with ``seed``, uint32 ``[]``, as second argument when it samples. The
+    ``call(obs [B, ...]) -> action [B, ...]``, or with ``seed``, uint32 ``[]``, as second argument when it samples. The
     parameters and the normaliser are inside; actions lie within the bounds of ``policy.spec``.
 
     Args:
@@ -223,9 +275,9 @@ def export(policy: SavedPolicy, *, deterministic: bool = True) -> bytes:
     Raises:
       InputError: as for `act_fn`, or ``flatbuffers``, in which JAX writes the program, is not installed.
     """
-    act = act_fn(policy)
+    act, obs_shape = _actor(policy)
     (batch,) = jax.export.symbolic_shape("batch")
-    obs = jax.ShapeDtypeStruct((batch, policy.spec["obs_dim"]), jnp.float32)
+    obs = jax.ShapeDtypeStruct((batch, *obs_shape), jnp.float32)
 
     def mode(obs: Array) -> Array:
         return jax.vmap(lambda o: act(o, jax.random.key(0), deterministic=True))(obs)
@@ -247,7 +299,7 @@ def export(policy: SavedPolicy, *, deterministic: bool = True) -> bytes:
 
 
 def _write(directory: Path, policy: SavedPolicy) -> Path:
-    arrays = _flat(policy.params, "")
+    arrays = files.flat(policy.params)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     description: dict[str, Any] = {
@@ -266,7 +318,7 @@ def _write(directory: Path, policy: SavedPolicy) -> Path:
 
 
 def _with_seed_axis(policy: SavedPolicy) -> dict[str, np.ndarray]:
-    flat = _flat(policy.params, "")
+    flat = files.flat(policy.params)
     return flat if len(policy.seeds) > 1 else {name: array[None] for name, array in flat.items()}
 
 
@@ -307,8 +359,7 @@ def _network(config: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, An
 
 
 def _built(policy: SavedPolicy) -> networks.Network:
-    if policy.network is None:
-        raise InputError(f"policy of study={policy.study!r} does not say what network it is, so it cannot act.")
+    assert policy.network is not None
     dims = policy.spec["obs_dim"], policy.spec["action_dim"]
     hidden, activation = policy.network["hidden"], policy.network["activation"]
     if policy.network["kind"] == "gaussian":
@@ -322,8 +373,7 @@ def _check_shapes(path: Path, policy: SavedPolicy, described: Mapping[str, Any])
         return
     seeds = (len(policy.seeds),) if len(policy.seeds) > 1 else ()
     wanted = jax.eval_shape(_built(policy).init, jax.random.key(0))
-    pairs = jax.tree_util.tree_leaves_with_path(wanted)
-    expected = {"/".join(str(part.key) for part in where): [*seeds, *leaf.shape] for where, leaf in pairs}
+    expected = {name: [*seeds, *leaf.shape] for name, leaf in files.leaves(wanted)}
     for name in sorted(expected.keys() ^ described.keys()):
         raise files.refused(path, f"params.{name}", "is missing" if name in expected else "is not of this network")
     for name, shape in expected.items():
@@ -331,30 +381,3 @@ def _check_shapes(path: Path, policy: SavedPolicy, described: Mapping[str, Any])
             raise files.refused(
                 path, f"params.{name}.shape", f"is {described[name]['shape']}, the network's is {shape}"
             )
-
-
-def _flat(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
-    if isinstance(tree, Mapping):
-        found: dict[str, np.ndarray] = {}
-        for name, item in tree.items():
-            if not isinstance(name, str) or "/" in name or not name:
-                raise InputError(f"params has the name {name!r}: names must be strings without a slash.")
-            found |= _flat(item, f"{prefix}/{name}" if prefix else name)
-        return found
-    array = np.asarray(tree, order="C")
-    if array.dtype.kind not in "fiub" or not prefix:
-        raise InputError(f"params{'/' if prefix else ''}{prefix} is a {type(tree).__name__}: give dicts of arrays.")
-    if not np.all(np.isfinite(array)):
-        raise InputError(f"params/{prefix} is not finite.")
-    return {prefix: array}
-
-
-def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *parents, name = path.split("/")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = array
-    return tree

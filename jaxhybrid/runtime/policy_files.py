@@ -15,12 +15,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxhybrid.errors import InputError
 from jaxhybrid.networks import ACTIVATIONS
+from jaxhybrid.types import PyTree
 
-__all__ = ["ARRAYS", "FACTS", "FORMAT", "SPEC", "check_network", "check_normaliser", "digest", "read", "refused"]
+__all__ = [
+    "ARRAYS",
+    "FACTS",
+    "FORMAT",
+    "SPEC",
+    "check_network",
+    "check_normaliser",
+    "digest",
+    "flat",
+    "leaves",
+    "nested",
+    "read",
+    "refused",
+]
 
 FORMAT = 2
 FACTS, ARRAYS = "policy.json", "params.npz"
@@ -238,3 +253,42 @@ def _array(path: Path, name: str, content: bytes, described: Mapping[str, Any]) 
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         raise refused(path, name, "is not finite")
     return array
+
+
+def leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """Returns the leaves of nested dicts with their paths; a leaf may be the shape of one."""
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return [("/".join(str(part.key) for part in where), leaf) for where, leaf in pairs]
+
+
+def flat(tree: PyTree, prefix: str = "") -> dict[str, np.ndarray]:
+    """Returns the arrays of nested dicts by their paths, names with slashes between them.
+
+    Raises:
+      InputError: something is no dict of numeric arrays, has a name that is none, or is not finite.
+    """
+    if isinstance(tree, Mapping):
+        found: dict[str, np.ndarray] = {}
+        for name, item in tree.items():
+            if not isinstance(name, str) or "/" in name or not name:
+                raise InputError(f"params has the name {name!r}: names must be strings without a slash.")
+            found |= flat(item, f"{prefix}/{name}" if prefix else name)
+        return found
+    array = np.asarray(tree, order="C")
+    if array.dtype.kind not in "fiub" or not prefix:
+        raise InputError(f"params{'/' if prefix else ''}{prefix} is a {type(tree).__name__}: give dicts of arrays.")
+    if not np.all(np.isfinite(array)):
+        raise InputError(f"params/{prefix} is not finite.")
+    return {prefix: array}
+
+
+def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the nested dicts of which `flat` made the arrays."""
+    tree: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *parents, name = path.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = array
+    return tree

@@ -8,7 +8,6 @@ longer finite; that iteration is run once more with the value of every operation
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,12 @@ import numpy as np
 import tyro
 
 from jaxhybrid.envs import episodes
-from jaxhybrid.errors import InputError, unknown
-from jaxhybrid.runtime import blame, checkpoint, cli, console, schema, strict_json
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import blame, checkpoint, cli, console, schema, settings, strict_json
 from jaxhybrid.runtime.members import configured, members, stacked
 from jaxhybrid.runtime.options import RunOptions
 from jaxhybrid.runtime.programs import compile_programs, lower_init
-from jaxhybrid.types import Env, HostEnv, Metrics, PyTree, System
+from jaxhybrid.types import HostEnv, Metrics, PyTree, Setting, System
 
 __all__ = ["Capsule", "Finding", "main", "read", "replay"]
 
@@ -97,13 +96,12 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m jaxhybrid replay", description=__doc__)
     capsule = read(arguments.capsule)
-    make, config, env = _rebuilt(capsule.identity)
+    setting, config = settings.rebuilt(capsule.identity)
     console.say(f"{capsule.directory}: {capsule.reason}; {capsule.iterations} iterations to replay ...")
     finding = replay(
         capsule._replace(options=dataclasses.replace(capsule.options, compile_cache=arguments.compile_cache)),
-        make,
+        setting,
         config,
-        env,
         compiled=not arguments.unjitted,
     )
     if finding is None:
@@ -146,21 +144,13 @@ def _options(identity: Mapping[str, Any]) -> RunOptions:
     return dataclasses.replace(options, seeds=f"{seeds[0]}:{seeds[-1] + 1}", sweep=swept)
 
 
-def replay(
-    capsule: Capsule,
-    make: Callable[[Any, Any], System],
-    config: Any,
-    env: Env | HostEnv,
-    *,
-    compiled: bool = True,
-) -> Finding | None:
+def replay(capsule: Capsule, setting: Setting, config: Any, *, compiled: bool = True) -> Finding | None:
     """Repeats the iterations of a capsule up to the first that fails, and finds out why.
 
     Args:
       capsule: from `read`.
-      make: ``make(config, env)`` is the system of the run.
+      setting: of the run.
       config: of the run.
-      env: of the run.
       compiled: as in `blame.first_nonfinite`, for the iteration that fails.
 
     Returns:
@@ -169,11 +159,11 @@ def replay(
     Raises:
       InputError: the checkpoint in the capsule is damaged, or of another system.
     """
-    options = capsule.options
+    options, env = capsule.options, setting.env
     group = members(options, config)
 
     def system_fn(numbers: Mapping[str, Any]) -> System:
-        return make(configured(config, numbers), env)
+        return setting.make(configured(config, numbers), env)
 
     template, _ = lower_init(system_fn, options, group)
     worker = episodes.host_reset(env, group[0].seed) if isinstance(env, HostEnv) else None
@@ -231,23 +221,6 @@ def _lost(before: PyTree, after: PyTree) -> dict[str, list[int]]:
         if index is not None and blame.nonfinite(old) is None:
             found[jax.tree_util.keystr(path)] = index.tolist()
     return found
-
-
-def _rebuilt(identity: Mapping[str, Any]) -> tuple[Callable[[Any, Any], System], Any, Env | HostEnv]:
-    """Finds what an identity names, in this library only: how the system is made, its config and its environment."""
-    study = identity.get("study")
-    known = cli.studies("jaxhybrid.systems")
-    if study not in known:
-        raise unknown("study", study, known)
-    module = importlib.import_module(f"jaxhybrid.systems.{study}")
-    if not hasattr(module, "make"):
-        raise InputError(f"study={study!r} is no system of its own.")
-    name = identity.get("env")
-    if not isinstance(name, str):
-        raise InputError("identity.env must be the name of an environment.")
-    config = schema.from_json(module.Config, identity.get("config"), "config")
-    env = cli.study_env(name, getattr(config, "num_envs", 1))
-    return module.make, config, env
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def _filmed(directory: Path) -> str:
     policy = policies.of_seed(policies.of_run(directory))
     act = policies.act_fn(policy)
     backend = films.backend_for(policy.spec["name"])
-    env = play.compatible_env("", policy.spec, 1)
+    env = play.compatible_env("", policy, 1)
     console.say(f"playing {env.spec.name} ...")
     episode = films.record(
         env, lambda o, k: act(o, k, deterministic=True), programs.evaluation_key(policy.seeds[0]), num_episodes=1
@@ -180,7 +180,7 @@ def _filmed(directory: Path) -> str:
     film = films.film(env, episode, backend)
     if not film.content:
         return page.paragraph(said) + page.paragraph(f"No picture: {film.reason}", soft=True)
-    return page.animation(film.content, f"{said} Shown are {film.seconds:.1f} s, in real time.")
+    return page.animation(film.content, f"{said} Shown are {film.shows}.")
 
 
 def _curve(rows: Records, name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import console, devices, lock, loop, parts, plots, policies, records
 from jaxhybrid.runtime.members import Member, configured, members, swept
 from jaxhybrid.runtime.options import RunOptions, checked, seeds
-from jaxhybrid.types import Env, HostEnv, PyTree, System
+from jaxhybrid.types import Env, HostEnv, Setting, System
 
 __all__ = ["train"]
 
@@ -21,8 +21,7 @@ _DIAGNOSED_PARTS = 4
 
 
 def train(
-    make: Callable[[Any, Any], System],
-    env: Env | HostEnv,
+    setting: Setting,
     *,
     study: str,
     preset: str,
@@ -30,7 +29,6 @@ def train(
     options: RunOptions,
     iterations: int,
     num_steps: int | None = None,
-    policy_params: Callable[[PyTree], PyTree] | None = None,
     command: Sequence[str] | None = None,
 ) -> loop.RunResult:
     """Trains every member of a run and leaves a directory that says everything about it; see `runtime.loop.run`.
@@ -39,15 +37,14 @@ def train(
     several processes of a cluster's job it trains this process's share of them, or of the batches of the only one.
 
     Args:
-      make: ``make(config, env) -> System``.
-      env: collected inside ``system.step`` if it is an `Env`, by the loop if it is a `HostEnv`.
-      study: name of the experiment.
+      setting: the system and its environment.
+      study: name of the system; where `jaxhybrid.systems` has one of this name, failures replay and policies are read
+        back through its ``setting``.
       preset: name of the config that ``config`` started from; it only labels the run.
       config: frozen dataclass of the system's numbers.
       options: how to run.
       iterations: to run, unless ``options.iterations`` says otherwise.
       num_steps: steps per iteration and instance of a `HostEnv`.
-      policy_params: ``policy_params(state)`` are the parameters to keep in ``policy/`` at the end; None keeps none.
       command: the command line that started this run; several seeds can run in processes of their own only with it.
 
     Returns:
@@ -57,6 +54,7 @@ def train(
       InputError: bad options, a directory that may not be written or resumed, several seeds on a host environment
         without a command. Nothing was written then.
     """
+    make, env = setting.make, setting.env
     options = checked(options)
     if options.diagnose:
         config = _diagnosed(config)
@@ -95,7 +93,7 @@ def train(
             total=total,
             num_steps=num_steps,
         )
-        _finish(result, identity, group, title, env, policy_params)
+        _finish(result, identity, group, title, setting)
         return result
     finally:
         lock.release(directory)
@@ -106,11 +104,11 @@ def _finish(
     identity: Mapping[str, Any],
     group: Sequence[Member],
     title: str,
-    env: Env | HostEnv,
-    policy_params: Callable[[PyTree], PyTree] | None,
+    setting: Setting,
 ) -> None:
     """Draws the curve and keeps the policy."""
-    params = None if policy_params is None else devices.fetched(policy_params(result.state))
+    kept = setting.policy_params
+    params = None if kept is None else devices.fetched(kept(result.state))
     if not devices.is_first():
         return
     _draw(result.directory, identity, title)
@@ -120,7 +118,7 @@ def _finish(
             params=params,
             study=identity["study"],
             config=identity["config"],
-            spec=env.spec,
+            spec=setting.env.spec,
             seeds=[member.seed for member in group],
             iteration=result.iteration,
             numbers=[member.numbers for member in group],

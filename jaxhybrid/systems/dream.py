@@ -15,15 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxhybrid import trials as records
-from jaxhybrid.envs import city
+from jaxhybrid.envs import city, city_trials
 from jaxhybrid.systems import dream_joined, dream_trials, dream_updates
 from jaxhybrid.systems.dream_config import Config, checked, presets
 from jaxhybrid.systems.dream_trials import Task
 from jaxhybrid.systems.dream_updates import Agent, Parts
 from jaxhybrid.trials import Episode, Store, Trial
-from jaxhybrid.types import Array, Env, Key, Metrics, System
+from jaxhybrid.types import Array, Env, Key, Metrics, PyTree, Setting, System
 
-__all__ = ["Config", "State", "make", "presets", "test_trials"]
+__all__ = ["Config", "State", "make", "presets", "setting", "test_trials"]
 
 # The test is the same for every seed and at every time; with no random actions its key decides nothing.
 _TEST_KEY = 0x7E57
@@ -48,6 +48,21 @@ class State(NamedTuple):
     key: Key
 
 
+def setting(config: Config, name: str) -> Setting:
+    """Returns what a run in the city of this name is made of.
+
+    Raises:
+      InputError: as for `make`.
+    """
+    parts = _parts(config, name)
+
+    def act(policy_params: PyTree, obs: Array, key: Key, *, deterministic: bool) -> Array:
+        epsilon = 0.0 if deterministic else config.epsilon_end
+        return dream_trials.act(parts, policy_params, obs, key, epsilon=epsilon)
+
+    return Setting(make, city_trials.environment(parts.town), _policy_params, act)
+
+
 def make(config: Config, env: Env) -> System:
     """Builds DREAM for a city.
 
@@ -63,9 +78,8 @@ def make(config: Config, env: Env) -> System:
 
     Source: Liu et al. 2021 (DREAM), algorithm 1.
     """
-    config = checked(config, env.spec.name)
-    town = city.make(env.spec.name.removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
-    parts = dream_updates.make_parts(config, town)
+    parts = _parts(config, env.spec.name)
+    config = parts.config
     draw_fn = _drawer(parts)
 
     def init(key: Key) -> State:
@@ -77,8 +91,8 @@ def make(config: Config, env: Env) -> System:
         return State(agents, records.empty(zeros, config.capacity), jnp.zeros((), jnp.int32), run_key)
 
     def act(state: State, obs: Array, key: Key, *, deterministic: bool) -> Array:
-        params = {name: agent.params for name, agent in state.agents.items()}
-        return dream_trials.act(parts, params, obs, key, epsilon=0.0 if deterministic else config.epsilon_end)
+        epsilon = 0.0 if deterministic else config.epsilon_end
+        return dream_trials.act(parts, _policy_params(state), obs, key, epsilon=epsilon)
 
     def step(state: State, batch: None = None) -> tuple[State, Metrics]:
         del batch  # trials are played here
@@ -91,6 +105,17 @@ def make(config: Config, env: Env) -> System:
         return state._replace(key=next_key), metrics
 
     return System(init, step, act)
+
+
+def _parts(config: Config, name: str) -> Parts:
+    config = checked(config, name)
+    town = city.make(name.removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
+    return dream_updates.make_parts(config, town)
+
+
+def _policy_params(state: State) -> dict[str, PyTree]:
+    """Parameters of the agents, by name."""
+    return {name: agent.params for name, agent in state.agents.items()}
 
 
 def _round(parts: Parts, draw_fn: Callable[[Array, Key], Task], state: State, key: Key) -> tuple[State, dict[str, Sum]]:

@@ -22,7 +22,7 @@ from jaxhybrid.systems.gamps_config import Config, checked, presets
 from jaxhybrid.systems.gamps_tasks import Task, gridworld_task, minigolf_task, swimmer_task
 from jaxhybrid.trajectories import Dataset, Trajectory
 from jaxhybrid.trajectories import checked as checked_dataset
-from jaxhybrid.types import Array, Env, HostEnv, Key, Metrics, PyTree, System
+from jaxhybrid.types import Array, Env, HostEnv, Key, Metrics, PyTree, Setting, System
 
 __all__ = [
     "SMALLEST_ESS",
@@ -34,6 +34,7 @@ __all__ = [
     "policy_gradient",
     "presets",
     "record",
+    "setting",
     "step_weights",
 ]
 
@@ -75,6 +76,23 @@ def environment(config: Config) -> Env | HostEnv:
         return minigolf.make(far_friction=config.far_friction, max_episode_steps=config.episode_steps)
     instances = {"num_envs": min(config.trajectories, config.eval_episodes)} if config.physics == "mujoco" else {}
     return envs.make(config.env, max_episode_steps=config.episode_steps, **instances)
+
+
+def setting(config: Config, name: str) -> Setting:
+    """Returns what a search in the environment of this name is made of, which is that of the domain.
+
+    Raises:
+      InputError: as for `make`, or another environment.
+    """
+    env = environment(checked(config))
+    if name != env.spec.name:
+        raise InputError(f"env={name!r} is not that of domain={config.domain!r}, {env.spec.name!r}.")
+    task = make_task(config, env)
+
+    def act(policy_params: PyTree, obs: Array, key: Key, *, deterministic: bool) -> Array:
+        return task.act(policy_params["policy"], obs, key, deterministic)
+
+    return Setting(make, env, lambda state: {"policy": state.policy_params}, act)
 
 
 def make_task(config: Config, env: Env | HostEnv) -> Task:

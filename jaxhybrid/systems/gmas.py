@@ -14,19 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhybrid.envs import episodes
+from jaxhybrid import envs
+from jaxhybrid.envs import episodes, maze, maze_pool
 from jaxhybrid.errors import InputError
 from jaxhybrid.planning import tree
 from jaxhybrid.systems import gmas_updates as updates
 from jaxhybrid.systems.gmas_config import Config, checked, presets
 from jaxhybrid.systems.gmas_parts import Parts, make_parts
 from jaxhybrid.systems.gmas_updates import Learner
-from jaxhybrid.types import Array, Env, Key, Metrics, System, Transition
+from jaxhybrid.types import Array, Env, HostEnv, Key, Metrics, PyTree, Setting, System, Transition
 
-__all__ = ["Config", "State", "collect", "make", "planned_act", "presets"]
+__all__ = ["Config", "State", "collect", "environments", "make", "mazes", "planned_act", "presets", "setting"]
 
 # The test episodes are the same for every seed and at every time.
 _TEST_KEY = 0x7E57
+_TEST_MAZES = 1024
 
 
 class State(NamedTuple):
@@ -41,6 +43,54 @@ class State(NamedTuple):
     learner: Learner
     data: Transition
     key: Key
+
+
+def setting(config: Config, name: str) -> Setting:
+    """Returns what a run in the environment of this name is made of.
+
+    Raises:
+      InputError: as for `make` and `mazes`.
+    """
+    env, test_env, sprites = environments(config, name)
+    parts = make_parts(config, env.spec, sprites)
+
+    def make_in(numbers: Config, _: Env) -> System:
+        return make(numbers, env, sprites=sprites, test_env=test_env if config.test_depths else None)
+
+    def act(policy_params: PyTree, obs: Array, key: Key, *, deterministic: bool) -> Array:
+        epsilon = 0.0 if deterministic else config.test_epsilon
+        return planned_act(parts, policy_params, obs, key, depth=config.plan_depth, epsilon=epsilon)
+
+    return Setting(make_in, test_env, lambda state: state.learner.params, act)
+
+
+def environments(config: Config, name: str) -> tuple[Env, Env, np.ndarray | None]:
+    """Returns the environment of the random moves, that of the tests, and what their cells look like if they have any.
+
+    Raises:
+      InputError: as for `make` and `mazes`.
+    """
+    env = envs.make(name)
+    checked(config, env.spec)
+    if isinstance(env, HostEnv):
+        raise InputError(f"env={name!r} runs on the host, where GMAS cannot test itself: choose catcher or a maze.")
+    if name != "maze":
+        return env, env, None
+    trained, tested = mazes(config)
+    env = maze.make(pool=trained, max_episode_steps=config.train_limit, observation="cells")
+    return env, maze.make(pool=tested, observation="cells"), maze.sprites()
+
+
+def mazes(config: Config) -> tuple[maze_pool.MazePool, maze_pool.MazePool]:
+    """Returns the pools of the random moves and of the tests, which have no maze in common.
+
+    Raises:
+      InputError: there are too few mazes of this kind to hold one out.
+    """
+    numbers = {"side": config.maze_side, "num_keys": config.maze_keys}
+    trained = maze_pool.make_pool(config.generator, config.train_mazes, 0, "train", **numbers)
+    drawn = maze_pool.make_pool(config.generator, _TEST_MAZES, 0, "test", **numbers)
+    return trained, maze_pool.held_out(drawn, trained)
 
 
 def make(
@@ -89,7 +139,7 @@ def make(
 
     def act(state: State, obs: Array, key: Key, *, deterministic: bool) -> Array:
         epsilon = 0.0 if deterministic else config.test_epsilon
-        return planned_act(parts, state.learner, obs, key, depth=config.plan_depth, epsilon=epsilon)
+        return planned_act(parts, state.learner.params, obs, key, depth=config.plan_depth, epsilon=epsilon)
 
     def step(state: State, batch: None = None) -> tuple[State, Metrics]:
         del batch  # what there is to learn from has been collected
@@ -138,14 +188,13 @@ def collect(env: Env, key: Key, num_tuples: int) -> Transition:
 
 
 def planned_act(
-    parts: Parts, learner: Learner, obs: Array, key: Key, *, depth: int, epsilon: Array | float = 0.0
+    parts: Parts, params: dict[str, PyTree], obs: Array, key: Key, *, depth: int, epsilon: Array | float = 0.0
 ) -> Array:
     """The best action by the mean of the planner's depths, or a random one with probability ``epsilon``; ``[]``."""
     explore_key, action_key = jax.random.split(key)
-    z = parts.acting.encoder.apply(learner.params["encoder"], obs)
-    values = updates.plan(
-        parts.acting, learner.params, learner.params["critic"], z, depth=depth, branching=parts.config.plan_branching
-    )
+    z = parts.acting.encoder.apply(params["encoder"], obs)
+    branching = parts.config.plan_branching
+    values = updates.plan(parts.acting, params, params["critic"], z, depth=depth, branching=branching)
     best = jnp.argmax(tree.plan_q(values))
     other = jax.random.randint(action_key, (), 0, parts.num_actions)
     return jnp.where(jax.random.bernoulli(explore_key, epsilon), other, best)
@@ -160,7 +209,7 @@ def _tests(parts: Parts, learner: Learner, test_env: Env | None) -> dict[str, Ar
     for depth in config.test_depths:
 
         def mean_return(epsilon: Array, depth: int = depth) -> Array:
-            act_fn = partial(planned_act, parts, learner, depth=depth, epsilon=epsilon)
+            act_fn = partial(planned_act, parts, learner.params, depth=depth, epsilon=epsilon)
             return jnp.mean(episodes.episode_returns(test_env, act_fn, key, num_episodes=config.test_episodes)[0])
 
         # Mapped, both are one program, which halves the time to compile the tests.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxhybrid import envs
 from jaxhybrid.envs import episodes
 from jaxhybrid.envs.wrappers import rescale_actions
 from jaxhybrid.errors import InputError
@@ -21,9 +22,9 @@ from jaxhybrid.systems.maac_config import Config, checked, presets
 from jaxhybrid.systems.maac_diagnosis import DIAGNOSIS_METRICS, diagnose
 from jaxhybrid.systems.maac_replay import blank_item, bootstrap, items, random_action
 from jaxhybrid.systems.maac_updates import Learner, Parts
-from jaxhybrid.types import Array, Env, HostEnv, Key, Metrics, StepFn, System, Transition
+from jaxhybrid.types import Array, Env, HostEnv, Key, Metrics, Setting, StepFn, System, Transition
 
-__all__ = ["Config", "State", "make", "presets"]
+__all__ = ["Config", "State", "make", "presets", "setting"]
 
 
 class State(NamedTuple):
@@ -48,6 +49,12 @@ class State(NamedTuple):
     key: Key
     env_steps: Array
     updates: Array
+
+
+def setting(config: Config, name: str) -> Setting:
+    """Returns what a run in the environment of this name is made of."""
+    env = envs.make_rescaled(name, config.num_envs)
+    return Setting(make, env, lambda state: state.learner.policy_params)
 
 
 def make(config: Config, env: Env | HostEnv) -> System:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxhybrid import envs
 from jaxhybrid.envs import episodes
 from jaxhybrid.envs.wrappers import rescale_actions
 from jaxhybrid.errors import InputError
@@ -22,9 +23,9 @@ from jaxhybrid.systems import mscv_fits as fits
 from jaxhybrid.systems import mscv_updates as updates
 from jaxhybrid.systems.mscv_config import Config, checked, presets
 from jaxhybrid.systems.mscv_updates import Learner, Parts, Record
-from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, Metrics, PyTree, System, Transition
+from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, Metrics, PyTree, Setting, System, Transition
 
-__all__ = ["Config", "State", "make", "policy_params", "presets"]
+__all__ = ["Config", "State", "make", "policy_params", "presets", "setting"]
 
 
 class State(NamedTuple):
@@ -47,6 +48,11 @@ class State(NamedTuple):
     key: Key
     iteration: Array
     env_steps: Array
+
+
+def setting(config: Config, name: str) -> Setting:
+    """Returns what a run in the environment of this name is made of."""
+    return Setting(make, envs.make_rescaled(name, config.num_envs), policy_params)
 
 
 def make(config: Config, env: Env | HostEnv) -> System:

@@ -14,6 +14,7 @@ from jaxhybrid import envs
 from jaxhybrid.envs import catcher, city, city_trials
 from jaxhybrid.runtime import training
 from jaxhybrid.runtime.options import RunOptions
+from jaxhybrid.types import Setting
 from tests.runtime.test_loop import content, same
 
 # Per system: numbers that decide its structure, at most as large as here, and words that do not, or that the small
@@ -85,8 +86,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, system, preset, config
             **options,
         )
         return training.train(
-            lambda *_: whole_system,
-            env,
+            Setting(lambda *_: whole_system, env),
             study=system,
             preset=preset,
             config=config,

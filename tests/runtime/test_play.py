@@ -108,4 +108,4 @@ def test_a_range_of_actions_that_differs_is_refused(tmp_path):
     spec = pendulum.make().spec._replace(action_low=np.full(1, -np.inf), action_high=np.full(1, np.inf))
     with pytest.raises(InputError, match="action_low"):
         policy = policies.load(save(tmp_path / "policy", spec=spec))
-        play.compatible_env("pendulum", policy.spec, 1)
+        play.compatible_env("pendulum", policy, 1)

@@ -138,7 +138,7 @@ def test_an_exported_program_gives_the_same_actions_for_every_batch_size(tmp_pat
 def test_a_policy_of_an_unknown_network_is_read_but_cannot_act(tmp_path):
     loaded = policies.load(save(tmp_path / "policy", config={"width": 3}))
     assert loaded.network is None
-    with pytest.raises(InputError, match="study='maac' does not say what network"):
+    with pytest.raises(InputError, match="config field='width' is unknown"):
         policies.act_fn(loaded)
 
 

@@ -15,6 +15,7 @@ from jaxhybrid.runtime import blame, cli, loop, replay, schema, training
 from jaxhybrid.runtime.options import RunOptions
 from jaxhybrid.systems import maac
 from jaxhybrid.systems.maac_config import Config, RolloutSchedule
+from jaxhybrid.types import Setting
 from tests.runtime import toy
 
 
@@ -86,7 +87,7 @@ def test_the_toy_replays(tmp_path, chunk, seeds):
     assert result.exit_code == loop.NONFINITE_EXIT
     (path,) = result.directory.glob("capsule-*")
     capsule = replay.read(path)
-    finding = replay.replay(capsule, toy.make, config, toy.env(), compiled=chunk == 1)
+    finding = replay.replay(capsule, Setting(toy.make, toy.env()), config, compiled=chunk == 1)
     assert finding.iteration == 5 and finding.refused == 1 and finding.leaves == ()
     assert finding.origin.what == "nan from select_n" and "toy.py" in finding.origin.where
 
@@ -95,7 +96,7 @@ def test_a_host_environment_replays(tmp_path):
     config = toy.Config(poison_at=5, unguarded=True)
     result = toy.run(config, out=str(tmp_path / "run"), host=True, checkpoint_every=2)
     (path,) = result.directory.glob("capsule-*")
-    finding = replay.replay(replay.read(path), toy.make, config, toy.host_env())
+    finding = replay.replay(replay.read(path), Setting(toy.make, toy.host_env()), config)
     assert finding.iteration == 5 and finding.leaves == (".params['gain'][0]", ".momentum['gain'][0]")
     assert finding.origin.what == "nan from select_n"
 
@@ -135,7 +136,7 @@ def broken(tmp_path_factory):
     out = tmp_path_factory.mktemp("broken") / "run"
     options = RunOptions(out=str(out), quiet=True, tensorboard=False, compile_cache="off", max_nonfinite=2)
     result = training.train(
-        maac.make, env, study="maac", preset="smoke/sac", config=config, options=options, iterations=9
+        Setting(maac.make, env), study="maac", preset="smoke/sac", config=config, options=options, iterations=9
     )
     assert result.exit_code == loop.NONFINITE_EXIT
     (path,) = out.glob("capsule-*")
@@ -144,7 +145,7 @@ def broken(tmp_path_factory):
 
 def test_a_reward_that_is_nan_is_traced_to_the_step_of_the_environment(broken):
     path, config, env = broken
-    finding = replay.replay(replay.read(path), maac.make, config, env)
+    finding = replay.replay(replay.read(path), Setting(maac.make, env), config)
     assert ".real.experience[0].reward" in finding.leaves[0]
     assert finding.origin.what == "nan from div" and "breaking" in finding.origin.where
     (turn,) = finding.origin.turns

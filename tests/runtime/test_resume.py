@@ -13,6 +13,7 @@ from jaxhybrid import envs
 from jaxhybrid.runtime import checkpoint, loop, training
 from jaxhybrid.runtime.options import RunOptions
 from jaxhybrid.systems import maac
+from jaxhybrid.types import Setting
 from tests.runtime.test_loop import content, same
 
 # Two iterations explore and two learn; no part of the system is left out by being small.
@@ -65,8 +66,7 @@ def system(preset):
 def run(preset, out, **options):
     settings = {"quiet": True, "tensorboard": False, "compile_cache": "off", "eval_every": 2, "checkpoint_every": 1}
     return training.train(
-        lambda config, env: system(preset),
-        envs.make("pendulum"),
+        Setting(lambda config, env: system(preset), envs.make("pendulum")),
         study="maac",
         preset=preset,
         config=tiny(preset),

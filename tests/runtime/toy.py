@@ -14,7 +14,7 @@ import numpy as np
 from jaxhybrid.runtime import cli, loop, training
 from jaxhybrid.runtime.options import RunOptions
 from jaxhybrid.sharding import spread
-from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, PyTree, System, TimeStep, Transition
+from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, PyTree, Setting, System, TimeStep, Transition
 
 _SPEC = EnvSpec("toy", 1, 1, np.full(1, -np.inf), np.full(1, np.inf), max_episode_steps=5)
 
@@ -142,8 +142,7 @@ def host_env(num_envs: int = 2) -> HostEnv:
 def run(config: Config, *, host: bool = False, **options) -> loop.RunResult:
     settings = {"quiet": True, "tensorboard": False, "compile_cache": "off", "eval_every": 3, "checkpoint_every": 4}
     return training.train(
-        make,
-        host_env(config.num_envs) if host else env(),
+        Setting(make, host_env(config.num_envs) if host else env()),
         study="toy",
         preset="plain",
         config=config,
@@ -157,15 +156,13 @@ def main(argv: Sequence[str]) -> int:
     presets = {"plain": Config(), "other": Config(env="elsewhere")}
     arguments = cli.parse(argv, module="tests.runtime.toy", description="A toy.", presets=presets, preset="plain")
     result = training.train(
-        make,
-        env(),
+        Setting(make, env(), lambda state: state.params),
         study="toy",
         preset=arguments.preset,
         config=arguments.config,
         options=arguments.run,
         iterations=arguments.config.iterations,
         num_steps=3,
-        policy_params=lambda state: state.params,
         command=arguments.command,
     )
     return result.exit_code

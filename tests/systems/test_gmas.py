@@ -278,7 +278,7 @@ def test_the_plan_that_acts_is_the_mean_over_depths():
     picture = jnp.array([[0.3, -0.5], [0.1, 0.9]])
     z = jnp.tanh(learner.params["encoder"] @ picture.ravel())
     values = gmas_updates.plan(parts.nets, learner.params, learner.params["critic"], z, depth=2, branching=2)
-    act = partial(gmas.planned_act, parts, learner, picture, depth=2)
+    act = partial(gmas.planned_act, parts, learner.params, picture, depth=2)
     assert act(KEY) == jnp.argmax(jnp.mean(values, axis=0))
     drawn = jax.vmap(lambda k: act(k, epsilon=1.0))(jax.random.split(KEY, 200))
     assert set(np.unique(drawn)) == set(range(ACTIONS))
