@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import time
 from collections.abc import Callable
@@ -177,7 +178,7 @@ def _actor_task(config: Config, horizon: int) -> Task:
 
 def peer_tasks(config: Config) -> list[Task]:
     """The peers' tasks, each beside the one of ours that does the same work."""
-    from benchmarks.peers.ensemble import ensemble_steps
+    from benchmarks.peers.ensemble import ensemble_steps, mbrl_steps
     from benchmarks.peers.sac import sac_updates
     from benchmarks.throughput import Task
 
@@ -190,4 +191,7 @@ def peer_tasks(config: Config) -> list[Task]:
         steps = ensemble_steps(_MEMBERS, _OBS + _ACTION, _OBS, config.model_hidden, config.batch, compiled=compiled)
         how = "compiled" if compiled else "eager"
         tasks.append(Task(f"PyTorch {how} {_ENSEMBLE}", "steps", count, partial(steps, count), rival=_ENSEMBLE))
+    if importlib.util.find_spec("mbrl") is not None:
+        steps = mbrl_steps(_MEMBERS, _OBS, _ACTION, config.model_hidden, config.batch)
+        tasks.append(Task(f"mbrl-lib {_ENSEMBLE}", "steps", count, partial(steps, count), rival=_ENSEMBLE))
     return tasks

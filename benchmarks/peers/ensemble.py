@@ -1,4 +1,4 @@
-"""A Gaussian dynamics ensemble in plain PyTorch: batched matrix products, Adam, the likelihood of MBPO's models."""
+"""Gaussian dynamics ensembles with the likelihood of MBPO's models and Adam: in plain PyTorch, and mbrl-lib's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ensemble_steps"]
+__all__ = ["ensemble_steps", "mbrl_steps"]
 
 
 def ensemble_steps(
@@ -53,5 +53,56 @@ def ensemble_steps(
             optimiser.zero_grad(set_to_none=True)
             step_loss(data_x[rows], data_y[rows]).backward()
             optimiser.step()
+
+    return run
+
+
+def mbrl_steps(
+    num_members: int, obs_dim: int, action_dim: int, hidden: tuple[int, ...], batch: int
+) -> Callable[[int], Any]:
+    """Returns ``run(steps)`` of mbrl-lib 0.2.0: its ensemble on its own batches, which its trainer takes step by step.
+
+    Args:
+      num_members: ``M``.
+      obs_dim: numbers of an observation, whose change is predicted.
+      action_dim: numbers of an action.
+      hidden: hidden layers, all of one width.
+      batch: rows per member and step.
+
+    Raises:
+      ImportError: PyTorch or mbrl-lib is not installed.
+    """
+    import numpy as np
+    import torch
+    from mbrl.models import GaussianMLP, OneDTransitionRewardModel
+    from mbrl.types import TransitionBatch
+    from mbrl.util.replay_buffer import BootstrapIterator
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    network = GaussianMLP(
+        obs_dim + action_dim,
+        obs_dim,
+        torch.device("cpu"),
+        num_layers=len(hidden),
+        ensemble_size=num_members,
+        hid_size=hidden[0],
+        learn_logvar_bounds=True,
+        activation_fn_cfg={"_target_": "torch.nn.SiLU"},
+    )
+    model = OneDTransitionRewardModel(network, normalize=True, learned_rewards=False)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    obs, change = rng.normal(size=(2, 32_000, obs_dim)).astype(np.float32)
+    action = rng.uniform(-1.0, 1.0, (32_000, action_dim)).astype(np.float32)
+    end = np.zeros(len(obs), bool)
+    rows = TransitionBatch(obs, action, obs + 0.1 * change, obs[:, 0], end, end)
+    model.update_normalizer(rows)
+    batches = BootstrapIterator(rows, batch, num_members, shuffle_each_epoch=True, permute_indices=False, rng=rng)
+
+    def run(steps: int) -> None:
+        # An epoch has 125 batches.
+        endless = itertools.chain.from_iterable(itertools.repeat(batches))
+        for each in itertools.islice(endless, steps):
+            model.update(each, optimiser)
 
     return run
