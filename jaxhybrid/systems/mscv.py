@@ -168,9 +168,12 @@ def _learn(parts: Parts, state: State, record: Record, key: Key) -> tuple[State,
     batch = updates.make_segments(parts, learner, record)
     advantage, embedded = updates.advantages(parts, learner, batch, policy_key)
     said, correlation = updates.advise(parts, learner.advice, advantage, embedded)
+    if config.eta_rule == "per_tensor":
+        said = said._replace(tensor_eta=updates.tensor_coefficients(parts, learner, batch, learner.advice, policy_key))
     advice = learner.advice if config.choose_on == "past" else said._replace(scale=learner.advice.scale)
     warm = state.iteration >= config.warmup_iterations
-    used = advice._replace(eta=jnp.where(warm, advice.eta, 0.0))
+    eta, tensor_eta = jax.tree.map(lambda x: jnp.where(warm, x, 0.0), (advice.eta, advice.tensor_eta))
+    used = advice._replace(eta=eta, tensor_eta=tensor_eta)
     policy_params, finite, metrics = updates.policy_step(parts, learner, batch, used, policy_key)  # lines 11-17
 
     refused = (~finite).astype(jnp.int32)
@@ -191,5 +194,8 @@ def _learn(parts: Parts, state: State, record: Record, key: Key) -> tuple[State,
         "value/offset": offset,
         "return/mean": jnp.mean(batch.empirical_return),
     }
+    if used.tensor_eta is not None:
+        each = jnp.stack(jax.tree.leaves(used.tensor_eta))
+        metrics |= {"control/tensor_eta_min": jnp.min(each), "control/tensor_eta_max": jnp.max(each)}
     metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
     return state._replace(learner=learner, memory=memory), metrics

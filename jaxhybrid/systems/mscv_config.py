@@ -42,8 +42,9 @@ class Config:
     """Model steps k of the control variate, the most of them if a rule chooses; 0 uses no model."""
     eta: float = 1.0
     """Coefficient of the control variate."""
-    eta_rule: Literal["fixed", "optimal"] = "fixed"
-    """"optimal" takes Cov(A, A_hat) / Var(A_hat) in the place of eta."""
+    eta_rule: Literal["fixed", "optimal", "per_tensor"] = "fixed"
+    """"optimal" takes Cov(A, A_hat) / Var(A_hat) in the place of eta. "per_tensor" gives every tensor of the policy a
+    coefficient of its own, from the gradients of groups of steps; the line search goes by the optimal one."""
     horizon_rule: Literal["fixed", "cov", "corr"] = "fixed"
     """"cov": the longest horizon up to k whose advantages correlate positively; "corr": the best correlated one."""
     choose_on: Literal["past", "batch"] = "past"
@@ -131,7 +132,7 @@ _NOT_NEGATIVE = ("horizon", "fresh_paths", "warmup_iterations", "damping", "rewa
 _UNIT = ("gamma", "return_lambda", "value_target_rate")
 _CHOICES = {
     "estimator": ("mscv", "qprop", "svg"),
-    "eta_rule": ("fixed", "optimal"),
+    "eta_rule": ("fixed", "optimal", "per_tensor"),
     "horizon_rule": ("fixed", "cov", "corr"),
     "choose_on": ("past", "batch"),
     "qprop_reading": ("unbiased", "released"),
@@ -247,6 +248,7 @@ _METHODS: dict[str, dict] = {
     # The roll-out never ends in theory; after 50 steps it ends with the value function here.
     "svg-inf": {"estimator": "svg", "horizon": 50},
     "optimal": {"eta_rule": "optimal"},
+    "per-tensor": {"eta_rule": "per_tensor"},
 }
 
 presets: dict[str, Config] = dict(_BASES)

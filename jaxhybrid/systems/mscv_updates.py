@@ -42,8 +42,13 @@ __all__ = [
     "policy_step",
     "record_of",
     "surrogate",
+    "tensor_coefficients",
     "value_of",
 ]
+
+
+# Samples of the gradient from which a coefficient per tensor is estimated.
+_GROUPS = 50
 
 
 class Parts(NamedTuple):
@@ -66,12 +71,14 @@ class Advice(NamedTuple):
       horizon: its model steps, integer ``[]``.
       offset: by how much the value function is below the returns, ``[]``: it learns its constant last.
       scale: standard deviation of the advantages, ``[]``.
+      tensor_eta: coefficient for every tensor of the policy, ``[]`` each; None unless the rule asks for them.
     """
 
     eta: Array
     horizon: Array
     offset: Array
     scale: Array
+    tensor_eta: PyTree = None
 
 
 class Learner(NamedTuple):
@@ -142,24 +149,25 @@ def make_parts(config: Config, spec: EnvSpec) -> Parts:
     )
 
 
-def first_advice(config: Config) -> Advice:
+def first_advice(config: Config, policy_params: PyTree = None) -> Advice:
     """What is done before any batch has spoken."""
-    zero, one = jnp.zeros(()), jnp.ones(())
-    return Advice(jnp.asarray(config.eta, jnp.float32), jnp.asarray(config.horizon, jnp.int32), zero, one)
+    eta, zero, one = jnp.asarray(config.eta, jnp.float32), jnp.zeros(()), jnp.ones(())
+    each = jax.tree.map(lambda _: eta, policy_params) if config.eta_rule == "per_tensor" else None
+    return Advice(eta, jnp.asarray(config.horizon, jnp.int32), zero, one, each)
 
 
 def init_learner(parts: Parts, key: Key) -> Learner:
     """Draws the first parameters; the slow value function starts as a copy of the fast one."""
     policy_key, value_key, model_key = jax.random.split(key, 3)
-    value_params = parts.value.init(value_key)
+    policy_params, value_params = parts.policy.init(policy_key), parts.value.init(value_key)
     return Learner(
-        policy_params=parts.policy.init(policy_key),
+        policy_params=policy_params,
         value_params=value_params,
         value_target=jax.tree.map(jnp.copy, value_params),
         value_opt=parts.optimiser.init(value_params),
         model=parts.model.init(model_key) if parts.config.needs_model else None,
         seen=moments.empty(jnp.zeros(parts.spec.obs_dim)),
-        advice=first_advice(parts.config),
+        advice=first_advice(parts.config, policy_params),
         policy_guard=Guard.new(),
         guard=Guard.new(),
     )
@@ -257,8 +265,29 @@ def advise(parts: Parts, advice: Advice, advantage: Array, embedded: Array) -> t
     row = jnp.zeros((), jnp.int32) if config.horizon_rule == "fixed" else jnp.maximum(chosen - 1, 0)
     eta = advice.eta if config.eta_rule == "fixed" else optimal_coefficient(advantage, embedded[row])
     scale = jnp.std(advantage)
-    said = Advice(eta, horizon.astype(jnp.int32), advice.offset, jnp.where(scale > 0, scale, 1.0))
+    said = advice._replace(eta=eta, horizon=horizon.astype(jnp.int32), scale=jnp.where(scale > 0, scale, 1.0))
     return said, correlations[row]
+
+
+def tensor_coefficients(parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key) -> PyTree:
+    """What a batch says about the coefficient of every tensor, from the mean gradients of groups of neighbouring steps.
+
+    Groups, because their gradients are few, and because neighbours are correlated, which counts.
+    """
+    size = batch.obs.shape[0]
+    group = next(n for n in range(max(size // _GROUPS, 1), 0, -1) if size % n == 0)
+    keys = jax.random.split(key, size)
+    grouped = jax.tree.map(lambda x: x.reshape((-1, group) + x.shape[1:]), (batch, keys))
+
+    def both(segment_batch: Segment, segment_keys: Key) -> tuple[PyTree, PyTree]:
+        def mean(policy_params: PyTree, eta: float) -> Array:
+            loss = partial(_loss(parts, learner, advice._replace(eta=jnp.asarray(eta))), policy_params)
+            return jnp.mean(jax.vmap(loss)(segment_batch, segment_keys))
+
+        return jax.grad(mean)(learner.policy_params, 0.0), jax.grad(mean)(learner.policy_params, 1.0)
+
+    without, full = jax.lax.map(lambda x: both(*x), grouped)
+    return jax.tree.map(lambda x, y: optimal_coefficient(x, x - y), without, full)
 
 
 def offset(parts: Parts, learner: Learner, batch: Segment) -> Array:
@@ -277,10 +306,9 @@ def policy_step(
     Returns:
       ``(policy_params, finite, metrics)``; without a finite gradient the policy stays.
     """
-    config = parts.config
-    batch = spread(batch)
+    config, batch = parts.config, spread(batch)
     loss_fn = partial(surrogate, parts, learner, batch, advice, key)
-    grads = jax.grad(loss_fn)(learner.policy_params)
+    grads = _gradient(parts, learner, batch, advice, key)
     policy_fn = policy_of(parts, learner.seen)
     kl_fn = partial(mean_kl, obs=batch.obs, policy_fn=policy_fn, behaviour_params=learner.policy_params)
     params, aux = trust_region_step(
@@ -301,11 +329,19 @@ def policy_step(
     return params, trees.all_finite(grads), metrics
 
 
-def surrogate(parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key, policy_params: PyTree) -> Array:
-    """Mean surrogate of a batch, ``[]``, its segments in chunks of bounded memory.
+def _gradient(parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key) -> PyTree:
+    def of(eta: Array) -> PyTree:
+        return jax.grad(partial(surrogate, parts, learner, batch, advice._replace(eta=eta), key))(learner.policy_params)
 
-    The scale divides the whole of it, score and slope: anything else would be a bias.
-    """
+    if advice.tensor_eta is None:
+        return of(advice.eta)
+    # The estimator is linear in the coefficient, so that each tensor may have its own.
+    without, full = of(jnp.zeros(())), of(jnp.ones(()))
+    return jax.tree.map(lambda x, y, eta: x + eta * (y - x), without, full, advice.tensor_eta)
+
+
+def surrogate(parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key, policy_params: PyTree) -> Array:
+    """Mean surrogate of a batch, ``[]``, in chunks of bounded memory; dividing a part by the scale would be a bias."""
     config = parts.config
     keys = jax.random.split(key, batch.obs.shape[0])
     chunked = jax.tree.map(lambda x: x.reshape((-1, config.segment_chunk) + x.shape[1:]), (batch, keys))

@@ -245,6 +245,43 @@ def test_rules_step():
     assert states[2].learner.advice.horizon == metrics[1]["control/horizon"]
 
 
+def test_every_tensor_has_the_coefficient_that_its_gradient_wants():
+    states, metrics = run("smoke", 3, eta_rule="per_tensor")
+    learner, size = states[3].learner, 64
+    parts = mscv_updates.make_parts(dataclasses.replace(SMOKE, eta_rule="per_tensor"), ENV.spec)
+    record = jax.tree.map(lambda x: x[0], parts.memory.contents(states[3].memory)[0])
+    batch = mscv_updates.make_segments(parts, learner, record)
+    found = mscv_updates.tensor_coefficients(parts, learner, batch, learner.advice, KEY)
+
+    def gradient(eta):
+        advice = learner.advice._replace(tensor_eta=jax.tree.map(lambda x: jnp.full_like(x, eta), found))
+        return mscv_updates._gradient(parts, learner, batch, advice, KEY)
+
+    # 64 steps are 64 groups of one: the coefficients are those of the steps' own gradients.
+    loss = lambda p, s, k, eta: mscv_updates._loss(parts, learner, learner.advice._replace(eta=eta))(p, s, k)  # noqa: E731
+    each = [
+        jax.vmap(lambda s, k, eta=eta: jax.grad(loss)(learner.policy_params, s, k, eta))(
+            batch, jax.random.split(KEY, size)
+        )
+        for eta in (0.0, 1.0)
+    ]
+    for coefficient, x, y in zip(*map(jax.tree.leaves, (found, *each)), strict=True):
+        grid = coefficient + np.array([-0.05, 0.0, 0.05])
+        spread = [np.sum(np.var(x + c * (y - x), axis=0)) for c in grid]
+        assert spread[1] < min(spread[0], spread[2])
+    # With one number for all of them the gradient is the plain one; with several each tensor has its own mixture.
+    plain = jax.grad(partial(mscv_updates.surrogate, parts, learner, batch, learner.advice._replace(eta=0.3), KEY))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), gradient(0.3), plain(learner.policy_params))
+    advice = learner.advice._replace(tensor_eta=found)
+    mixed = mscv_updates._gradient(parts, learner, batch, advice, KEY)
+    wanted = jax.tree.map(lambda c, x, y: x + c * (y - x), found, gradient(0.0), gradient(1.0))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), mixed, wanted)
+    # The rule looks at the past, and at nothing before the model has learnt.
+    assert metrics[0]["control/tensor_eta_max"] == 0.0
+    assert metrics[2]["control/tensor_eta_min"] < metrics[2]["control/tensor_eta_max"]
+    assert metrics[2]["control/tensor_eta_max"] == max(map(float, jax.tree.leaves(states[2].learner.advice.tensor_eta)))
+
+
 def test_a_gradient_that_is_not_finite_moves_nothing_and_is_counted():
     states, _ = run("smoke", 3)
     advice = states[2].learner.advice._replace(offset=jnp.full((), jnp.nan, jnp.float32))
@@ -303,6 +340,8 @@ def test_on_a_host_the_batch_is_passed_in():
         ({"estimator": "svg", "horizon": 0}, "horizon=0 has no model, which estimator='svg' needs"),
         ({"estimator": "qprop"}, "horizon=2 must be 1 with estimator='qprop'"),
         ({"estimator": "svg", "eta_rule": "optimal"}, "estimator='svg' has no coefficient"),
+        ({"estimator": "svg", "eta_rule": "per_tensor"}, "estimator='svg' has no coefficient"),
+        ({"eta_rule": "per_layer"}, "did you mean 'per_tensor'"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(changes, message):
