@@ -7,6 +7,7 @@ may have any leading axes: a batch as one array lets the memory take the gradien
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,8 @@ __all__ = [
     "ContextNetworks",
     "Embedder",
     "Heads",
+    "Look",
+    "PictureEmbedder",
     "RecurrentQ",
     "TrajectoryDecoder",
     "dueling",
@@ -44,6 +47,18 @@ class Heads(NamedTuple):
 
     value: Array
     advantage: Array
+
+
+class Look(NamedTuple):
+    """Observations as pictures.
+
+    Attributes:
+      draw: ``draw(obs [C]) -> picture``.
+      encoder: ``apply(params, picture) -> [CODE]``.
+    """
+
+    draw: Callable[[Array], Array]
+    encoder: Network
 
 
 class RecurrentQ(NamedTuple):
@@ -104,7 +119,13 @@ def dueling(heads: Heads, *, mean: Literal["state", "batch"] = "state") -> Array
 
 
 def make_networks(
-    obs_sizes: Sequence[int], goal_sizes: Sequence[int], *, num_actions: int, num_ids: int, recurrent: bool = False
+    obs_sizes: Sequence[int],
+    goal_sizes: Sequence[int],
+    *,
+    num_actions: int,
+    num_ids: int,
+    recurrent: bool = False,
+    look: Look | None = None,
 ) -> ContextNetworks:
     """Returns the networks of DREAM.
 
@@ -115,12 +136,13 @@ def make_networks(
       num_ids: tasks.
       recurrent: whether the execution policy has a memory: False is the first public version of the code, True the
         second, which the published results are of.
+      look: how observations are seen as pictures; None: their numbers are embedded.
 
     Source: Liu et al. 2021 (DREAM), appendix C, with the layers of the released code.
     """
     obs, goal, code = jnp.zeros((1, len(obs_sizes)), jnp.int32), jnp.zeros(len(goal_sizes), jnp.int32), jnp.zeros(CODE)
     actions, several = jnp.zeros(1, jnp.int32), jnp.zeros((2, len(obs_sizes)), jnp.int32)
-    sizes: dict[str, Any] = {"obs_sizes": tuple(obs_sizes), "num_actions": num_actions}
+    sizes: dict[str, Any] = {"obs_sizes": tuple(obs_sizes), "num_actions": num_actions, "look": look}
     start = (jnp.zeros(_MEMORY),) * 2
     return ContextNetworks(
         problem=_network(_ProblemEncoder(num_ids), jnp.zeros((), jnp.int32)),
@@ -161,6 +183,38 @@ class Embedder(nn.Module):
         return _linear(_HIDDEN, self.out)(nn.relu(_shifted(first, bias)))
 
 
+class PictureEmbedder(nn.Module):
+    """What `Embedder` is, for observations that are looked at: a picture is drawn of each and encoded.
+
+    Of many observations every possible one is encoded once, and looked up: exact, and less work than a picture each.
+
+    Attributes:
+      sizes: number of values of every component.
+      look: pictures and their encoder.
+    """
+
+    sizes: Sequence[int]
+    look: Look
+
+    @nn.compact
+    def __call__(self, values: Array) -> Array:
+        """Embeds every tuple."""
+        encoder = self.param("picture", self.look.encoder.init)
+        encode = jax.vmap(lambda obs: self.look.encoder.apply(encoder, self.look.draw(obs)))
+        count = math.prod(self.sizes)
+        if values.size // len(self.sizes) <= count:
+            rows = encode(values.reshape(-1, len(self.sizes)))
+            return rows.reshape(*values.shape[:-1], rows.shape[-1])
+        every = jnp.stack(jnp.unravel_index(jnp.arange(count), tuple(self.sizes)), axis=-1)
+        place = jnp.ravel_multi_index(tuple(jnp.moveaxis(values, -1, 0)), tuple(self.sizes), mode="clip")
+        # A product with indicators: a CPU is slow at adding gradients to rows.
+        return jax.nn.one_hot(place, count) @ encode(every)
+
+
+def _state_embedder(sizes: Sequence[int], look: Look | None, name: str | None = None) -> nn.Module:
+    return Embedder(sizes, name=name) if look is None else PictureEmbedder(sizes, look, name=name)
+
+
 class LSTM(nn.Module):
     """Long short-term memory over sequences ``[..., T, I] -> [..., T, width]``, from a state of zeros.
 
@@ -193,15 +247,17 @@ class TrajectoryDecoder(nn.Module):
     Attributes:
       obs_sizes: number of values of every component of an observation.
       num_actions: ``A``.
+      look: as for `make_networks`.
     """
 
     obs_sizes: Sequence[int]
     num_actions: int
+    look: Look | None = None
 
     @nn.compact
     def __call__(self, obs: Array, action: Array) -> Array:
         """Maps observations ``[..., T+1, C]`` and actions ``[..., T]`` to codes ``[..., T+1, CODE]``."""
-        states = Embedder(self.obs_sizes, name="state")(obs)
+        states = _state_embedder(self.obs_sizes, self.look, "state")(obs)
         actions = nn.Embed(self.num_actions, _EMBEDDED, embedding_init=nn.initializers.normal(1.0), name="action")
         joined = jnp.concatenate([states[..., :-1, :], states[..., 1:, :], actions(action)], axis=-1)
         hidden = nn.relu(_linear(joined.shape[-1], _DECODER_MEMORY, name="transition")(joined))
@@ -235,9 +291,10 @@ class _Dueling(nn.Module):
 class _ExplorationPolicy(nn.Module):
     obs_sizes: Sequence[int]
     num_actions: int
+    look: Look | None
 
     def setup(self) -> None:
-        self.state = Embedder(self.obs_sizes)
+        self.state = _state_embedder(self.obs_sizes, self.look)
         self.previous = nn.Embed(self.num_actions + 1, _PREVIOUS_ACTION, embedding_init=nn.initializers.normal(1.0))
         self.torso = _linear(CODE + _PREVIOUS_ACTION, CODE)
         self.memory = LSTM(CODE, _MEMORY)
@@ -262,9 +319,10 @@ class _ExecutionPolicy(nn.Module):
     num_actions: int
     goal_sizes: Sequence[int]
     recurrent: bool
+    look: Look | None
 
     def setup(self) -> None:
-        self.state, self.goal = Embedder(self.obs_sizes), Embedder(self.goal_sizes)
+        self.state, self.goal = _state_embedder(self.obs_sizes, self.look), Embedder(self.goal_sizes)
         width = 2 * CODE
         if self.recurrent:
             self.torso = _linear(width, CODE)

@@ -7,6 +7,7 @@ import pytest
 
 from jaxhybrid import context_networks as networks
 from jaxhybrid.errors import InputError
+from jaxhybrid.networks import Network
 
 SIZES, ACTIONS, T = (3, 2), 4, 3
 KEY = jax.random.key(0)
@@ -50,6 +51,32 @@ def test_the_embedder_is_a_hidden_layer_on_concatenated_tables():
     linear = params["params"]["Dense_0"]
     expected = hidden @ np.asarray(linear["kernel"]) + np.asarray(linear["bias"])
     np.testing.assert_allclose(module.apply(params, values), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_of_pictures_is_the_pictures_one_by_one():
+    look = networks.Look(
+        draw=lambda obs: jnp.outer(jax.nn.one_hot(obs[0], 3), jax.nn.one_hot(obs[1], 2)),
+        encoder=Network(
+            lambda key: {"kernel": jax.random.normal(key, (6, networks.CODE))},
+            lambda params, picture: jnp.tanh(picture.ravel() @ params["kernel"]),
+        ),
+    )
+    module = networks.PictureEmbedder(SIZES, look)
+    rng = np.random.default_rng(0)
+    many = jnp.stack([jnp.asarray(rng.integers(0, size, (4, 5))) for size in SIZES], axis=-1)
+    params = module.init(KEY, many)
+    weights = jax.random.normal(KEY, (4, 5, networks.CODE))
+
+    def one_by_one(params):
+        rows = [[module.apply(params, many[i, j][None])[0] for j in range(5)] for i in range(4)]
+        return jnp.stack([jnp.stack(row) for row in rows])
+
+    # Twenty observations are more than the six that there are; one is not.
+    np.testing.assert_allclose(module.apply(params, many), one_by_one(params), rtol=1e-6)
+    slopes = [
+        jax.grad(lambda p, f=f: jnp.sum(weights * f(p)))(params) for f in (lambda p: module.apply(p, many), one_by_one)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *slopes)
 
 
 def test_a_prefix_has_the_code_of_the_trajectory_that_ends_there():

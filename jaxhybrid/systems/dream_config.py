@@ -33,6 +33,8 @@ class Config:
     task_order: Literal["random", "released"] = "random"
     """Whether every seed meets tasks of its own, or, as released, all the same ones."""
 
+    observation: Literal["integers", "picture"] = "integers"
+    """What the networks see: the numbers of an observation, or a small picture of the city, which has to be read."""
     method: Literal["dream", "no_exploration", "rl2"] = "dream"
     """What learns: both agents; the execution agent alone, which is told nothing of the task; or one agent with a
     memory for both episodes, E-RL2."""
@@ -131,6 +133,7 @@ _NOT_NEGATIVE = (
 _UNIT = ("gamma", "epsilon_start", "epsilon_end", "mix")
 _CHOICES = {
     "task_order": ("random", "released"),
+    "observation": ("integers", "picture"),
     "method": ("dream", "no_exploration", "rl2"),
     "init_target": ("copy", "random"),
     "dueling_mean": ("state", "batch"),
@@ -183,6 +186,8 @@ def _check_extensions(config: Config) -> None:
     extended = config.gradient != "off" or config.shared or config.plan_depth > 0
     if extended and config.method != "dream":
         raise InputError(f"method={config.method!r} has no context to extend: use method='dream'.")
+    if config.observation == "picture" and config.method == "rl2":
+        raise InputError("observation='picture' does not show all that method='rl2' has to see: use 'integers'.")
     if config.plan_depth > 0 and not config.shared:
         raise InputError(f"plan_depth={config.plan_depth} plans without a model: add shared=True.")
     if config.shared and config.recurrent:
@@ -215,6 +220,7 @@ presets = {
         target_context="id",
     ),
     "published": dataclasses.replace(_DREAM, trials=80_000, trials_per_iteration=2000, recurrent=True),
+    "pictures": dataclasses.replace(_DREAM, observation="picture"),
     "no-bottleneck": dataclasses.replace(_DREAM, bottleneck=0.0),
     "no-exploration": dataclasses.replace(_DREAM, method="no_exploration"),
     "erl2": dataclasses.replace(_DREAM, method="rl2", recurrent=True, epsilon_steps=500_000, execution_starts=800),

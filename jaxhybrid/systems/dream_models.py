@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxhybrid.context_networks import CODE, Heads, RecurrentQ, dueling
+from jaxhybrid.context_networks import CODE, Heads, Look, RecurrentQ, dueling
 from jaxhybrid.envs import city
 from jaxhybrid.envs.city import City
+from jaxhybrid.envs.city_planes import NUM_PLANES, planes
 from jaxhybrid.gradient_readers import gradient_reader
 from jaxhybrid.integer_dynamics import OutcomeModel, outcome_model
-from jaxhybrid.latent_networks import LatentModel, latent_model
+from jaxhybrid.latent_networks import LatentModel, PlaneEncoder, latent_model
 from jaxhybrid.losses import adaptation
 from jaxhybrid.losses.abstract import rolled_pairs
 from jaxhybrid.losses.adaptation import Adaptable, Outcomes
@@ -34,6 +35,7 @@ __all__ = [
     "init_adaptable",
     "init_latent",
     "latent_loss",
+    "make_look",
     "make_models",
     "model_loss",
     "outcomes",
@@ -70,6 +72,15 @@ def make_models(config: Config, town: City) -> Models:
     if config.shared or config.plan_depth:
         latent = latent_model(CODE, CODE, (city.SIZE, city.SIZE), town.num_actions, gamma=config.gamma)
     return Models(outcome, reader, latent)
+
+
+def make_look(town: City) -> Look:
+    """Returns observations as small pictures of the city, and the network that reads one."""
+    encoder, blank = PlaneEncoder(CODE), jnp.zeros((city.SIZE, city.SIZE, NUM_PLANES))
+    return Look(
+        draw=lambda obs: planes(town, obs),
+        encoder=Network(lambda key: encoder.init(key, blank), encoder.apply),
+    )
 
 
 def init_adaptable(models: Models, config: Config, key: Key) -> dict[str, PyTree]:

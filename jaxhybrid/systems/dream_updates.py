@@ -109,6 +109,7 @@ def make_parts(config: Config, town: City) -> Parts:
         num_actions=town.num_actions,
         num_ids=town.num_ids,
         recurrent=config.recurrent,
+        look=dream_models.make_look(town) if config.observation == "picture" else None,
     )
 
     models = dream_models.make_models(config, town)

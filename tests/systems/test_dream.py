@@ -98,8 +98,10 @@ def test_every_agent_learns_as_often_as_its_steps_pay_for():
             {"gradient": "augment", "dueling_mean": "batch", "target_context": "id"} | VARIANTS["planning-mixed"],
             {"exploration", "execution", "dynamics"},
         ),
+        ({"observation": "picture", "recurrent": True}, {"exploration", "execution"}),
+        ({"observation": "picture"} | VARIANTS["planning"], {"exploration", "execution"}),
     ],
-    ids=["no exploration", "rl2", "every extension"],
+    ids=["no exploration", "rl2", "every extension", "pictures", "pictures, planning"],
 )
 def test_an_iteration_of_every_method_can_be_repeated(changes, agents):
     # Traced and not compiled: what goes in comes out.
@@ -266,7 +268,10 @@ def test_slow_parameters_are_copied_every_interval_and_start_as_asked():
     assert again.updates == 2 and np.any(again.params["policy"] != agent.params["policy"])
 
 
-@pytest.mark.parametrize("changes", [{}, pytest.param({"method": "rl2"}, marks=pytest.mark.slow)], ids=["dream", "rl2"])
+SLOW = [{"method": "rl2"}, {"observation": "picture"}]
+
+
+@pytest.mark.parametrize("changes", [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)])
 def test_acting_from_the_record_is_playing(changes):
     agents, tasks, play = recorded(**changes)
     trials, built = play(agents, 0.0), parts(**changes)
@@ -341,6 +346,7 @@ def test_random_tasks_are_those_of_training():
         ({"trials": 20}, "city/map", "trials=20 must be a multiple of trials_per_iteration=8: 16"),
         ({"parallel_trials": 8, "capacity": 4}, "city/map", "parallel_trials=8 must not exceed capacity=4"),
         ({"method": "rl2"}, "city/map", "needs recurrent=True"),
+        ({"method": "rl2", "recurrent": True, "observation": "picture"}, "city/map", "observation='picture'"),
         ({"method": "dreem"}, "city/map", "method='dreem'"),
         ({"split": "every12"}, "city/distraction", "split='every12'"),
         ({"gamma": 1.5}, "city/map", "gamma=1.5"),
