@@ -11,7 +11,7 @@ import jax
 from jaxhybrid.envs import city
 from jaxhybrid.errors import InputError, unknown
 
-__all__ = ["VARIANTS", "Config", "checked", "presets"]
+__all__ = ["VARIANTS", "Config", "checked", "presets", "used"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +180,11 @@ def checked(config: Config, env: str) -> Config:
     if config.parallel_trials > config.capacity:
         raise InputError(f"parallel_trials={config.parallel_trials} must not exceed capacity={config.capacity}.")
     return config
+
+
+def used(number: jax.Array | float) -> bool:
+    """Whether a number is anything but zero; one that is swept is not known while it is traced, and so is used."""
+    return isinstance(number, jax.core.Tracer) or bool(number > 0)
 
 
 def _check_extensions(config: Config) -> None:

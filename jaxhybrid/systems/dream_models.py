@@ -25,7 +25,7 @@ from jaxhybrid.losses.batching import batched
 from jaxhybrid.losses.context_model import ContextStep, context_model_loss, mixed
 from jaxhybrid.networks import Network
 from jaxhybrid.planning.context import TaskModel, planned_values
-from jaxhybrid.systems.dream_config import Config
+from jaxhybrid.systems.dream_config import Config, used
 from jaxhybrid.trials import Episode, Trial
 from jaxhybrid.types import Array, Key, PyTree, Transition
 
@@ -112,7 +112,7 @@ def model_loss(
     assert models.outcome is not None
     apply = models.outcome.apply
     support, query = jax.vmap(outcomes)(trials.exploration), jax.vmap(outcomes)(trials.execution)
-    if config.surprise > 0.0:
+    if used(config.surprise):
         # Steps that the model predicts anyway teach it nothing about adapting.
         errors = jax.vmap(lambda q: adaptation.outcome_errors(params["model"], q, logits_fn=apply))(query)
         weights = jax.vmap(lambda e, w: adaptation.surprise_weights(e, w, exponent=config.surprise))
@@ -183,7 +183,7 @@ def latent_loss(
         return ContextStep(step, trials.goal, codes, other, jnp.full(codes.shape[0], rewarded))
 
     examples = seen(steps, 1.0)
-    if config.mix > 0.0:
+    if used(config.mix):
         lengths = jnp.sum(trials.exploration.mask, axis=1).astype(jnp.int32)
         place = jax.random.randint(key, lengths.shape, 0, lengths)
         explored = jax.tree.map(lambda x: jnp.take_along_axis(x, place[:, None], axis=1), tuple(trials.exploration[1:]))

@@ -268,6 +268,19 @@ def test_slow_parameters_are_copied_every_interval_and_start_as_asked():
     assert again.updates == 2 and np.any(again.params["policy"] != agent.params["policy"])
 
 
+@pytest.mark.parametrize("swept", ["mix", "surprise", "noise", "inner_rate"])
+def test_numbers_can_be_swept_in_one_program(swept):
+    numbers = config(**VARIANTS["shared"], gradient="augment")
+    system = dream.make(numbers, environment("map"))
+    state = jax.eval_shape(system.init, KEY)
+
+    def step(number, state):
+        return dream.make(dataclasses.replace(numbers, **{swept: number}), environment("map")).step(state, None)
+
+    after, _ = jax.eval_shape(step, 0.5, state)
+    assert after == state
+
+
 SLOW = [{"method": "rl2"}, {"observation": "picture"}]
 
 
