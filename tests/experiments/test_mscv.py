@@ -48,6 +48,17 @@ def test_the_table_says_what_was_reached(runs):
     assert (runs / "curves.png").exists()
 
 
+@pytest.mark.slow
+def test_one_command_runs_every_method(tmp_path):
+    out = tmp_path / "all"
+    arguments = ["--method", "all", "--preset", "smoke", "--env", "reacher", "--out", str(out)]
+    cache = ["--compile-cache", jax.config.jax_compilation_cache_dir]
+    assert mscv.main([*arguments, *cache, "--no-tensorboard", "--quiet"]) == 0
+    facts = json.loads((out / "table1.json").read_text())
+    assert set(facts["iterations_to_threshold"]) == set(mscv.METHODS)
+    assert (out / "curves.png").exists()
+
+
 def test_reached_by_hand():
     # Means over three: 4 is reached at the fourth by the first seed, at the third by the second, never by the third.
     values = np.array([[9.0, 3.0, 0.0], [0.0, 4.0, 0.0], [0.0, 5.0, 0.0], [12.0, 0.0, 0.0], [0.0, 0.0, 11.0]])
