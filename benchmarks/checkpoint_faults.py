@@ -8,20 +8,18 @@ manifest.json and results.json.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import rich.console
 import rich.table
-import tyro
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, studies
 
 __all__ = ["FAULTS", "PRESETS", "Config", "main"]
 
@@ -39,20 +37,6 @@ class Config:
 PRESETS = {"full": Config(), "smoke": Config(faults=22)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What the benchmark is given on the command line."""
-
-    preset: Literal["full", "smoke"] = "full"
-    """Named numbers."""
-    faults: int | None = None
-    """Faults."""
-    seed: int = 0
-    """Seed of the faults."""
-    out: str | None = None
-    """Directory of the run; by default runs/checkpoint_faults-sac-<preset>-<seed>-<time>."""
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; returns the exit code, 1 if any damage was loaded or a good step was not.
 
@@ -62,25 +46,22 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: an argument that makes no sense, or a directory that cannot be used; nothing was written then.
     """
-    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks checkpoint_faults", description=__doc__)
-    config = PRESETS[arguments.preset]
-    if arguments.faults is not None:
-        config = dataclasses.replace(config, faults=arguments.faults)
-    if config.faults < 1:
-        raise InputError(f"faults={config.faults} must be at least 1.")
-    out = Path(arguments.out or records.default_directory("checkpoint_faults", "sac", arguments.preset, arguments.seed))
-    identity = {"study": "checkpoint_faults", "config": dataclasses.asdict(config), "seed": arguments.seed}
-    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
-    rng = np.random.default_rng(arguments.seed)
-    template, truths = _checkpoints(out / "good")
-    names = list(FAULTS)
-    rows = [_trial(names[i % len(names)], out, template, truths, rng) for i in range(config.faults)]
-    summary = _summary(rows)
-    (out / "results.json").write_text(
-        json.dumps({"config": dataclasses.asdict(config), "summary": summary}, indent=1) + "\n", encoding="utf-8"
+    study = studies.parse(
+        argv,
+        module="benchmarks checkpoint_faults",
+        description=__doc__,
+        presets=PRESETS,
+        where="sac",
+        least={"faults": 1},
     )
+    study.open()
+    rng = np.random.default_rng(study.seed)
+    template, truths = _checkpoints(study.out / "good")
+    names = list(FAULTS)
+    rows = [_trial(names[i % len(names)], study.out, template, truths, rng) for i in range(study.config.faults)]
+    summary = _summary(rows)
     _print(summary)
-    console.say(f"results in {out}")
+    study.write({"config": dataclasses.asdict(study.config), "summary": summary})
     return 0 if all(row["noticed"] and row["exact"] for row in rows) else 1
 
 

@@ -8,20 +8,17 @@ for every four steps of an agent. Prints a table; writes manifest.json and resul
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import rich.console
 import rich.table
-import tyro
 
 from jaxhybrid.errors import InputError, unknown
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, studies
 from jaxhybrid.systems.dream_config import VARIANTS
 
 __all__ = ["PRESETS", "Config", "main"]
@@ -46,24 +43,6 @@ class Config:
 PRESETS = {"full": Config(), "smoke": Config(variants=("dream",), seeds=1, trials=4, parallel_trials=2, rounds=1)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What the benchmark is given on the command line; numbers that are left out are those of the preset."""
-
-    preset: Literal["full", "smoke"] = "full"
-    """Named numbers."""
-    variants: tuple[str, ...] | None = None
-    """What is timed."""
-    seeds: int | None = None
-    """Seeds in one program."""
-    trials: int | None = None
-    """Trials per timing."""
-    rounds: int | None = None
-    """Times that everything is timed."""
-    out: str | None = None
-    """Directory of the run; by default runs/dream-benchmark-<preset>-0-<time>."""
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; returns the exit code.
 
@@ -73,20 +52,21 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: an argument that makes no sense, or a directory that cannot be used; nothing was written then.
     """
-    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks dream", description=__doc__)
-    given = {field: getattr(arguments, field) for field in ("variants", "seeds", "trials", "rounds")}
-    config = dataclasses.replace(PRESETS[arguments.preset], **{k: v for k, v in given.items() if v is not None})
-    for name in ("seeds", "trials", "rounds"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name}={getattr(config, name)} must be at least 1.")
+    study = studies.parse(
+        argv,
+        module="benchmarks dream",
+        description=__doc__,
+        presets=PRESETS,
+        where="benchmark",
+        least={"seeds": 1, "trials": 1, "parallel_trials": 1, "rounds": 1},
+    )
+    config = study.config
     if config.trials % config.parallel_trials:
         raise InputError(f"trials={config.trials} must be a multiple of {config.parallel_trials}.")
     for variant in config.variants:
         if variant not in VARIANTS:
             raise unknown("variants", variant, VARIANTS)
-    out = Path(arguments.out or records.default_directory("dream", "benchmark", arguments.preset, 0))
-    identity = {"study": "dream", "config": dataclasses.asdict(config)}
-    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
+    study.open()
     tasks = {variant: (_task(config, variant, 1), 1) for variant in config.variants}
     if config.seeds > 1:
         tasks[f"{config.variants[0]}, {config.seeds} seeds"] = (
@@ -99,8 +79,7 @@ def main(argv: Sequence[str]) -> int:
             seconds[label].append(task())
     rows = [_row(label, seconds[label], config.trials * tasks[label][1]) for label in tasks]
     _print(rows)
-    (out / "results.json").write_text(json.dumps({"tasks": rows}, indent=1) + "\n", encoding="utf-8")
-    console.say(f"results in {out}")
+    study.write({"tasks": rows})
     return 0
 
 

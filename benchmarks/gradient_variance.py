@@ -20,7 +20,7 @@ import rich.console
 import tyro
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, console, records, studies
 
 __all__ = ["PRESETS", "Config", "main"]
 
@@ -86,20 +86,13 @@ def _config(arguments: Arguments) -> Config:
     config = dataclasses.replace(PRESETS[arguments.preset], **{k: v for k, v in fields.items() if v is not None})
     if config.chunk < 2 or config.draws < config.chunk or config.draws % config.chunk:
         raise InputError(f"draws={config.draws} must be a positive multiple of chunk={config.chunk}, at least 2.")
-    if config.horizon < 1:
-        raise InputError(f"horizon={config.horizon} must be at least 1.")
+    studies.check_least(config, {"horizon": 1, "datasets": 2, "trajectories": 2})
     if any(h < 0 for h in config.maac_horizons):
         raise InputError(f"maac_horizons={config.maac_horizons} must be 0 or more.")
     if not config.gammas or not all(0 < gamma < 1 for gamma in config.gammas):
         raise InputError(f"gammas={config.gammas} must lie strictly between 0 and 1.")
-    if config.datasets < 2:
-        raise InputError(f"datasets={config.datasets} must be at least 2.")
-    if not config.trajectories or min(config.trajectories) < 2:
-        raise InputError(f"trajectories={config.trajectories} must be at least 2.")
-    if not 0 <= arguments.seed < 2**31:
-        raise InputError(f"seed={arguments.seed} must lie within 0 and {2**31 - 1}.")
-    if arguments.out is not None and not arguments.out.strip():
-        raise InputError("out is empty: name a directory, or leave the option out.")
+    studies.check_seeds(arguments.seed, 1)
+    studies.check_directory(arguments.out)
     return config
 
 

@@ -13,14 +13,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import rich.console
 import rich.table
-import tyro
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, console, studies
 
 __all__ = ["PRESETS", "Config", "main"]
 
@@ -38,20 +37,6 @@ class Config:
 PRESETS = {"full": Config(), "smoke": Config(points=5, tasks=(("smoke/sac", "lqr/double_integrator", 12),))}
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What the benchmark is given on the command line."""
-
-    preset: Literal["full", "smoke"] = "full"
-    """Named numbers."""
-    points: int | None = None
-    """Kill points."""
-    seed: int = 0
-    """Seed of the moments."""
-    out: str | None = None
-    """Directory of the run; by default runs/kill_points-<tasks>-<preset>-<seed>-<time>."""
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; returns the exit code, 1 if a run did not end as the one that nobody killed.
 
@@ -61,22 +46,22 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: an argument that makes no sense, or a directory that cannot be used; nothing was written then.
     """
-    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m benchmarks kill_points", description=__doc__)
-    config = PRESETS[arguments.preset]
-    if arguments.points is not None:
-        config = dataclasses.replace(config, points=arguments.points)
-    if config.points < 1:
-        raise InputError(f"points={config.points} must be at least 1.")
+    study = studies.parse(
+        argv,
+        module="benchmarks kill_points",
+        description=__doc__,
+        presets=PRESETS,
+        where="maac",
+        least={"points": 1},
+    )
     # Imported here, so that a refused argument needs no JAX.
     import numpy as np
 
     from benchmarks._kill_points import chain
 
-    default = records.default_directory("kill_points", "maac", arguments.preset, arguments.seed)
-    out = Path(arguments.out or default)
-    identity = {"study": "kill_points", "config": dataclasses.asdict(config), "seed": arguments.seed}
-    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
-    rng, points = np.random.default_rng(arguments.seed), []
+    study.open()
+    config, out = study.config, study.out
+    rng, points = np.random.default_rng(study.seed), []
     for i, task in enumerate(chain.Task(*task) for task in config.tasks):
         console.say(f"{task.preset}: the run that nobody kills ...")
         known = chain.reference(task, out / f"task-{i}", (out / "cache").absolute())

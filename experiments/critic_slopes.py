@@ -10,15 +10,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import rich.table
-import tyro
 
-from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, console, records, studies
 
 __all__ = ["PRESETS", "Config", "main"]
 
@@ -47,18 +44,6 @@ PRESETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What the study is given on the command line."""
-
-    preset: Literal["full", "smoke"] = "full"
-    """Named numbers."""
-    seed: int = 0
-    """First seed."""
-    out: str | None = None
-    """Directory of the run; by default runs/critic_slopes-lqr-<preset>-<seed>-<time>."""
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the study; returns the exit code.
 
@@ -68,20 +53,23 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: an argument that makes no sense, or a directory that cannot be used; nothing was written then.
     """
-    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments critic_slopes", description=__doc__)
-    config = PRESETS[arguments.preset]
-    if arguments.seed < 0:
-        raise InputError(f"seed={arguments.seed} must not be negative.")
+    study = studies.parse(
+        argv,
+        module="experiments critic_slopes",
+        description=__doc__,
+        presets=PRESETS,
+        where="lqr",
+        least={"seeds": 1, "transitions": 2, "depths": 1, "updates": 1, "hidden": 1},
+    )
+    config, out = study.config, study.out
     # Imported here, so that a refused argument needs no JAX.
     import jax
 
     from experiments._critic_slopes import fits
 
-    out = Path(arguments.out or records.default_directory("critic_slopes", "lqr", arguments.preset, arguments.seed))
-    identity = {"study": "critic_slopes", "config": dataclasses.asdict(config), "seed": arguments.seed}
-    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
+    study.open()
     runs, cells = fits.grid(config)
-    keys = jax.vmap(jax.random.key)(np.arange(arguments.seed, arguments.seed + config.seeds))
+    keys = jax.vmap(jax.random.key)(np.arange(study.seed, study.seed + config.seeds))
     rows: list[dict[str, Any]] = []
     with records.Writer(out, position=0, tensorboard=False) as writer:
         for distance in ("cosine", "l2"):

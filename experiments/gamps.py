@@ -17,8 +17,8 @@ from typing import Literal
 
 import tyro
 
-from jaxhybrid.errors import InputError, unknown
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.errors import unknown
+from jaxhybrid.runtime import cli, console, records, studies
 
 __all__ = ["METHODS", "PRESETS", "Config", "main"]
 
@@ -101,15 +101,9 @@ def _config(arguments: Arguments) -> Config:
     for method in config.methods:
         if method not in valid:
             raise unknown("method", method, (*valid, "all"))
-    least = {"seeds": 1, "trajectories": 2, "iterations": 1, "resamples": 100}
-    for name, bound in least.items():
-        values = getattr(config, name)
-        if values == () or min(values if isinstance(values, tuple) else (values,)) < bound:
-            raise InputError(f"{name}={values} must be at least {bound}.")
-    if arguments.seed < 0 or arguments.seed + config.seeds > 2**31:
-        raise InputError(f"seed={arguments.seed} with seeds={config.seeds} must stay within 0 and {2**31 - 1}.")
-    if arguments.out is not None and not arguments.out.strip():
-        raise InputError("out is empty: name a directory, or leave the option out.")
+    studies.check_least(config, {"seeds": 1, "trajectories": 2, "iterations": 1, "resamples": 100})
+    studies.check_seeds(arguments.seed, config.seeds)
+    studies.check_directory(arguments.out)
     return config
 
 

@@ -7,16 +7,10 @@ pendulum itself, and the gradient that they lead to. Writes manifest.json, resul
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
-import tyro
-
-from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, console, studies
 
 __all__ = ["PRESETS", "Config", "main"]
 
@@ -45,24 +39,6 @@ PRESETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What the study is given on the command line; numbers that are left out are those of the preset."""
-
-    preset: Literal["full", "smoke"] = "full"
-    """Named numbers."""
-    seed: int = 0
-    """First seed."""
-    seeds: int | None = None
-    """Data sets."""
-    trajectories: tuple[int, ...] | None = None
-    """Recorded trajectories of a data set."""
-    horizons: tuple[int, ...] | None = None
-    """Steps of the model's roll-outs."""
-    out: str | None = None
-    """Directory of the run; by default runs/gamps_horizons-pendulum-<preset>-<seed>-<time>."""
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the study.
 
@@ -75,34 +51,27 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: bad arguments, or a directory that cannot be used; nothing was written then.
     """
-    name = "gamps_horizons"
-    arguments = tyro.cli(Arguments, args=list(argv), prog=f"python -m experiments {name}", description=__doc__)
-    given = {field: getattr(arguments, field) for field in ("seeds", "trajectories", "horizons")}
-    config = dataclasses.replace(PRESETS[arguments.preset], **{k: v for k, v in given.items() if v is not None})
-    for field, least in (("seeds", 2), ("trajectories", 2), ("horizons", 1)):
-        value = getattr(config, field)
-        if value == () or min(value if isinstance(value, tuple) else (value,)) < least:
-            raise InputError(f"{field}={value} must be at least {least}.")
-    if arguments.seed < 0 or arguments.seed + config.seeds > 2**31:
-        raise InputError(f"seed={arguments.seed} with seeds={config.seeds} must stay within 0 and {2**31 - 1}.")
-    if arguments.out is not None and not arguments.out.strip():
-        raise InputError("out is empty: name a directory, or leave the option out.")
+    study = studies.parse(
+        argv,
+        module="experiments gamps_horizons",
+        description=__doc__,
+        presets=PRESETS,
+        where="pendulum",
+        least={"seeds": 2, "trajectories": 2, "horizons": 1, "rollouts": 1, "true_rollouts": 1, "fit_steps": 1},
+    )
     # Imported here, so that a refused argument needs no JAX.
     from experiments._gamps import horizons
 
-    out = Path(arguments.out or records.default_directory(name, "pendulum", arguments.preset, arguments.seed))
-    identity = {"study": name, "config": dataclasses.asdict(config), "seed": arguments.seed}
-    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
-    rows = horizons.compare(config, arguments.seed)
-    horizons.draw(rows, out / "horizons.png")
-    (out / "results.json").write_text(json.dumps(records.jsonable(rows), indent=1) + "\n", encoding="utf-8")
+    study.open()
+    rows = horizons.compare(study.config, study.seed)
+    horizons.draw(rows, study.out / "horizons.png")
     for row in rows:
         console.say(
             f"N = {row['trajectories']}, H = {row['horizon']}, terminal value {row['terminal_value']}: error "
             f"{row['q_error']:.3f} +- {row['q_error_standard_error']:.3f}, cosine {row['cosine']:.3f} +- "
             f"{row['cosine_standard_error']:.3f}"
         )
-    console.say(f"results in {out}")
+    study.write(rows)
     return 0
 
 

@@ -7,16 +7,10 @@ lacks a factor 1 / (1 - gamma). Writes manifest.json, results.json and theory.pn
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
-import tyro
-
-from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, console, studies
 
 __all__ = ["PRESETS", "Config", "main"]
 
@@ -34,22 +28,6 @@ class Config:
 PRESETS = {"paper": Config(), "smoke": Config(problems=500, trajectories=20_000)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What the study is given on the command line; numbers that are left out are those of the preset."""
-
-    preset: Literal["paper", "smoke"] = "paper"
-    """Named numbers."""
-    seed: int = 0
-    """Seed of all draws."""
-    problems: int | None = None
-    """Random problems."""
-    trajectories: int | None = None
-    """Recorded trajectories."""
-    out: str | None = None
-    """Directory of the run; by default runs/gamps_theory-finite-<preset>-<seed>-<time>."""
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the study.
 
@@ -62,33 +40,28 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: bad arguments, or a directory that cannot be used; nothing was written then.
     """
-    name = "gamps_theory"
-    arguments = tyro.cli(Arguments, args=list(argv), prog=f"python -m experiments {name}", description=__doc__)
-    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)}
-    config = dataclasses.replace(PRESETS[arguments.preset], **{k: v for k, v in given.items() if v is not None})
-    if config.problems < 2:
-        raise InputError(f"problems={config.problems} must be at least 2.")
-    if config.trajectories < 10_000:
-        raise InputError(f"trajectories={config.trajectories} must be at least 10000, ten means of a thousand.")
-    if not 0 <= arguments.seed < 2**31:
-        raise InputError(f"seed={arguments.seed} must lie within 0 and {2**31 - 1}.")
-    if arguments.out is not None and not arguments.out.strip():
-        raise InputError("out is empty: name a directory, or leave the option out.")
+    study = studies.parse(
+        argv,
+        module="experiments gamps_theory",
+        description=__doc__,
+        presets=PRESETS,
+        where="finite",
+        # Ten means of a thousand trajectories.
+        least={"problems": 2, "trajectories": 10_000},
+    )
     # Imported here, so that a refused argument needs no JAX.
     from experiments._gamps import theory
 
-    out = Path(arguments.out or records.default_directory(name, "finite", arguments.preset, arguments.seed))
-    identity = {"study": name, "config": dataclasses.asdict(config), "seed": arguments.seed}
-    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
-    bounds = theory.bounds(config.problems, arguments.seed)
-    errors = theory.finite_sample_errors(config.trajectories, arguments.seed)
-    theory.draw(bounds, errors, out / "theory.png")
+    study.open()
+    bounds = theory.bounds(study.config.problems, study.seed)
+    errors = theory.finite_sample_errors(study.config.trajectories, study.seed)
+    theory.draw(bounds, errors, study.out / "theory.png")
     summary = theory.summary(bounds, errors)
-    (out / "results.json").write_text(json.dumps(records.jsonable(summary), indent=1) + "\n", encoding="utf-8")
     console.say(
-        f"{config.problems} problems: corrected bound violated {summary['corrected_violations']} times, printed "
-        f"{summary['printed_violations']} times; slope of the error over N {summary['slope']:.3f}; results in {out}"
+        f"{study.config.problems} problems: corrected bound violated {summary['corrected_violations']} times, printed "
+        f"{summary['printed_violations']} times; slope of the error over N {summary['slope']:.3f}"
     )
+    study.write(summary)
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 import tyro
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, console, records, studies
 
 __all__ = ["PRESETS", "Config", "main"]
 
@@ -81,18 +81,13 @@ def _config(arguments: Arguments) -> Config:
     fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Config)}
     config = dataclasses.replace(PRESETS[arguments.preset], **{k: v for k, v in fields.items() if v is not None})
     least = {"seeds": 1, "transitions": 20, "horizons": 0, "epochs": 1, "updates": 1, "draws": 8}
-    for name, bound in least.items():
-        values = getattr(config, name)
-        if values == () or min(values if isinstance(values, tuple) else (values,)) < bound:
-            raise InputError(f"{name}={values} must be at least {bound}.")
+    studies.check_least(config, least)
     if not config.gammas or not all(0 <= gamma < 1 for gamma in config.gammas):
         raise InputError(f"gammas={config.gammas} must lie in [0, 1): the return is not finite otherwise.")
     if config.draws % 4:
         raise InputError(f"draws={config.draws} must be a multiple of 4, the members of the ensemble.")
-    if arguments.seed < 0 or arguments.seed + config.seeds > 2**31:
-        raise InputError(f"seed={arguments.seed} with seeds={config.seeds} must stay within 0 and {2**31 - 1}.")
-    if arguments.out is not None and not arguments.out.strip():
-        raise InputError("out is empty: name a directory, or leave the option out.")
+    studies.check_seeds(arguments.seed, config.seeds)
+    studies.check_directory(arguments.out)
     return config
 
 

@@ -7,16 +7,10 @@ current policy times its truncated ratio. Writes manifest.json, results.json and
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
-import tyro
-
-from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, console, studies
 
 __all__ = ["PRESETS", "Config", "main"]
 
@@ -43,24 +37,6 @@ PRESETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What the study is given on the command line; numbers that are left out are those of the preset."""
-
-    preset: Literal["full", "smoke"] = "full"
-    """Named numbers."""
-    seed: int = 0
-    """First seed."""
-    seeds: int | None = None
-    """Runs per setting."""
-    iterations: int | None = None
-    """Iterations."""
-    widths: tuple[int, ...] | None = None
-    """Units in the one hidden layer of the model."""
-    out: str | None = None
-    """Directory of the run; by default runs/model_weights-pendulum-<preset>-<seed>-<time>."""
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the study.
 
@@ -73,27 +49,20 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: bad arguments, or a directory that cannot be used; nothing was written then.
     """
-    name = "model_weights"
-    arguments = tyro.cli(Arguments, args=list(argv), prog=f"python -m experiments {name}", description=__doc__)
-    given = {field: getattr(arguments, field) for field in ("seeds", "iterations", "widths")}
-    config = dataclasses.replace(PRESETS[arguments.preset], **{k: v for k, v in given.items() if v is not None})
-    for field, least in (("seeds", 2), ("iterations", 1), ("widths", 1)):
-        value = getattr(config, field)
-        if value == () or min(value if isinstance(value, tuple) else (value,)) < least:
-            raise InputError(f"{field}={value} must be at least {least}.")
-    if arguments.seed < 0 or arguments.seed + config.seeds > 2**31:
-        raise InputError(f"seed={arguments.seed} with seeds={config.seeds} must stay within 0 and {2**31 - 1}.")
-    if arguments.out is not None and not arguments.out.strip():
-        raise InputError("out is empty: name a directory, or leave the option out.")
+    study = studies.parse(
+        argv,
+        module="experiments model_weights",
+        description=__doc__,
+        presets=PRESETS,
+        where="pendulum",
+        least={"seeds": 2, "iterations": 1, "steps_per_iteration": 1, "updates_per_iteration": 1, "widths": 1},
+    )
     # Imported here, so that a refused argument needs no JAX.
     from experiments._model_weights import runs
 
-    out = Path(arguments.out or records.default_directory(name, "pendulum", arguments.preset, arguments.seed))
-    identity = {"study": name, "config": dataclasses.asdict(config), "seed": arguments.seed}
-    records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
-    rows = runs.compare(config, arguments.seed)
-    runs.draw(rows, out / "returns.png")
-    (out / "results.json").write_text(json.dumps(records.jsonable(rows), indent=1) + "\n", encoding="utf-8")
+    study.open()
+    rows = runs.compare(study.config, study.seed)
+    runs.draw(rows, study.out / "returns.png")
     for row in rows:
         difference = row["own_score_minus_uniform"]
         console.say(
@@ -101,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
             f"return {difference['final']:+.2f} with gradient-aware weights, p = {difference['p_mean']:.2g} and "
             f"{difference['p_final']:.2g}"
         )
-    console.say(f"results in {out}")
+    study.write(rows)
     return 0
 
 
