@@ -42,14 +42,17 @@ class Study(Generic[ConfigT]):
     seed: int
     out: Path
 
-    def open(self) -> None:
+    def open(self, **facts: Any) -> None:
         """Creates the directory and its manifest.
+
+        Args:
+          **facts: whatever else belongs to the identity of the study, such as the environment.
 
         Raises:
           InputError: it cannot be used; nothing was written then.
         """
         numbers = dataclasses.asdict(self.config)  # type: ignore[call-overload]  # it is a dataclass
-        identity = {"study": self.name, "config": numbers, "seed": self.seed}
+        identity = {"study": self.name, "config": numbers, "seed": self.seed, **facts}
         records.open_run(self.out, identity, {"preset": self.preset, "out": str(self.out)}, resume=False)
 
     def write(self, results: Any) -> None:

@@ -5,9 +5,11 @@ import builtins
 import numpy as np
 import pytest
 
-from benchmarks import mscv_variance, trpo
+from benchmarks import mscv_variance, trpo, trpo_returns
 from benchmarks._mscv.estimators import with_coefficient
+from experiments import mscv_table
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import records
 
 
 def draws(count=4000):
@@ -51,6 +53,8 @@ def test_coefficients_are_found_on_the_other_half():
         (trpo.main, ["--methods", "trpoo"], "did you mean 'trpo'"),
         (trpo.main, ["--num-envs", "7"], "multiple of num_envs=7"),
         (trpo.main, ["--repeats", "0"], "repeats=0"),
+        (trpo_returns.main, ["--task", "swimer"], "did you mean 'swimmer'"),
+        (trpo_returns.main, ["--num-envs", "7"], "multiple of num_envs=7"),
     ],
 )
 def test_bad_arguments_are_refused(main, arguments, message, tmp_path, monkeypatch):
@@ -70,3 +74,13 @@ def test_without_the_peer_nothing_is_measured(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert trpo._peer(trpo.Arguments(), 5) is None
+
+
+def test_the_peers_returns_are_a_run_that_the_table_reads(tmp_path):
+    pytest.importorskip("sb3_contrib")
+    assert trpo_returns.main(["--preset", "smoke", "--out", str(tmp_path / "sb3-contrib")]) == 0
+    assert mscv_table.main(["--runs", str(tmp_path)]) == 0
+    rows = records.read(tmp_path / "sb3-contrib")
+    # Two batches of 200 steps over two instances: four whole episodes of 50 steps each.
+    assert [row["env/steps"] for row in rows] == [200, 400]
+    assert all(-200 < row["collect/episode_return"][0] < -10 for row in rows)
