@@ -95,7 +95,7 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
 
     from jaxhybrid import envs
     from jaxhybrid.envs import episodes
-    from jaxhybrid.systems import mscv, mscv_fits, mscv_updates
+    from jaxhybrid.systems import mscv, mscv_fits, mscv_gradient, mscv_updates
     from jaxhybrid.types import HostEnv
 
     preset = "paper" if method == "mscv" else f"paper/{method}"
@@ -127,7 +127,7 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
         record, _ = mscv_updates.record_of(parts, learner, batch, steps)
         segments = mscv_updates.make_segments(parts, learner, record)
         mscv_updates.advantages(parts, learner, segments, key)
-        return mscv_updates.policy_step(parts, learner, segments, learner.advice, key)[0]
+        return mscv_gradient.policy_step(parts, learner, segments, learner.advice, key)[0]
 
     fit_model = jax.jit(lambda learner, memory: mscv_fits.fit_model(parts, learner, memory, key)[0].model)
     fit_value = jax.jit(lambda learner, memory: mscv_fits.fit_value(parts, learner, memory, key)[0].value_params)

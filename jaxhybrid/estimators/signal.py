@@ -10,7 +10,7 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.ops import moments
 from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = ["gradient_snr"]
+__all__ = ["check_parts", "gradient_snr"]
 
 
 def gradient_snr(
@@ -45,3 +45,20 @@ def gradient_snr(
     grads = jax.vmap(loss_grad_fn, in_axes=(None, 0, 0))(params, parts, jax.random.split(key, num_parts))
     of_parts = moments.of_batch(grads)
     return of_parts.mean, {"snr": num_parts * moments.signal_to_noise(of_parts) - 1.0}
+
+
+def check_parts(num_parts: int, rows: int, name: str) -> None:
+    """Refuses a diagnosis that a batch cannot be divided for.
+
+    Args:
+      num_parts: ``diagnose_parts`` of a config; 0 asks for none.
+      rows: of the batch.
+      name: of the field that says so.
+
+    Raises:
+      InputError: names both.
+    """
+    if num_parts < 0 or num_parts == 1:
+        raise InputError(f"diagnose_parts={num_parts} must be at least 2, or 0 for no diagnosis.")
+    if num_parts and rows % num_parts:
+        raise InputError(f"{name}={rows} must be a multiple of diagnose_parts={num_parts}.")

@@ -10,6 +10,7 @@ import jax
 
 from jaxhybrid.envs import city
 from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.estimators.signal import check_parts
 
 __all__ = ["VARIANTS", "Config", "checked", "presets", "used"]
 
@@ -111,6 +112,8 @@ class Config:
     mix: float = 0.0
     """Share of exploration among the steps that this model learns from."""
 
+    diagnose_parts: int = 0
+    """Parts of a batch whose gradients are compared to say how much of each agent's is signal; 0: none."""
     test_trials: int = 100
     """Trials of each test, always the same: the released ones of the split."""
 
@@ -177,6 +180,7 @@ def checked(config: Config, env: str) -> Config:
         if total % count:
             near = count * max(1, round(total / count))
             raise InputError(f"{whole}={total} must be a multiple of {part}={count}: {near} is the nearest.")
+    check_parts(config.diagnose_parts, config.batch_size, "batch_size")
     if config.parallel_trials > config.capacity:
         raise InputError(f"parallel_trials={config.parallel_trials} must not exceed capacity={config.capacity}.")
     return config

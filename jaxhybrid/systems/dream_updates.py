@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxhybrid.context_networks import CODE, ContextNetworks, Heads, dueling, make_networks
+from jaxhybrid.context_networks import CODE, ContextNetworks, Heads, make_networks
 from jaxhybrid.envs import city
 from jaxhybrid.envs.city import City
+from jaxhybrid.estimators.signal import gradient_snr
 from jaxhybrid.guard import Guard, apply_if_finite
-from jaxhybrid.losses.batching import batched
-from jaxhybrid.losses.context import bottleneck_loss, decoder_loss, exploration_rewards
-from jaxhybrid.losses.critic import double_q_targets, sequence_squared_error
+from jaxhybrid.losses.context import exploration_rewards
 from jaxhybrid.ops import trees
 from jaxhybrid.systems import dream_joined, dream_models
 from jaxhybrid.systems.dream_config import Config
+from jaxhybrid.systems.dream_losses import KNOWN, context_loss, td_loss
 from jaxhybrid.systems.dream_models import Models
 from jaxhybrid.systems.dream_trials import previous_actions
 from jaxhybrid.trials import Episode, Trial
@@ -36,16 +36,15 @@ __all__ = [
     "metric_names",
 ]
 
-_KNOWN = ("decoder", "first_error", "last_error", "code_square")
-
 
 def metric_names(config: Config, name: str) -> tuple[str, ...]:
     """What an update of an agent logs."""
     told = dream_models.LATENT_METRICS if config.shared else ()
+    signal = ("snr",) if config.diagnose_parts else ()
     return {
-        "exploration": ("td", "q", "reward", "grad_norm", "update_ratio"),
-        "execution": ("td", "q", "grad_norm", "update_ratio", *_KNOWN, *told),
-        "dynamics": ("after", "before", "support", "grad_norm", "update_ratio"),
+        "exploration": ("td", "q", "reward", "grad_norm", "update_ratio", *signal),
+        "execution": ("td", "q", "grad_norm", "update_ratio", *KNOWN, *told, *signal),
+        "dynamics": ("after", "before", "support", "grad_norm", "update_ratio", *signal),
     }[name]
 
 
@@ -234,6 +233,14 @@ def exploration_update(
     Returns:
       ``(agent, metrics)``.
     """
+    agent = agents["exploration"]
+    grads, metrics = _exploration_gradient(parts, agents, trials)
+    metrics |= _signal(parts, agent, trials, lambda part, _: _exploration_gradient(parts, agents, part)[0])
+    agent, taken = _stepped(parts, "exploration", agent, grads, own_step)
+    return agent, metrics | taken
+
+
+def _exploration_gradient(parts: Parts, agents: dict[str, Agent], trials: Trial) -> tuple[PyTree, dict[str, Array]]:
     config, agent, known = parts.config, agents["exploration"], agents["execution"].params
     episodes = trials.exploration
 
@@ -247,11 +254,10 @@ def exploration_update(
     num_steps = jnp.mean(jnp.sum(episodes.mask, axis=1))
 
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
-        return _td_loss(config, heads(params), slow, episodes, reward, num_steps)
+        return td_loss(config, heads(params), slow, episodes, reward, num_steps)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    agent, taken = _stepped(parts, "exploration", agent, grads, own_step)
-    return agent, metrics | taken | {"reward": jnp.sum(reward) / jnp.sum(episodes.mask)}
+    return grads, metrics | {"reward": jnp.sum(reward) / jnp.sum(episodes.mask)}
 
 
 def execution_update(
@@ -270,6 +276,16 @@ def execution_update(
     Returns:
       ``(agent, metrics)``.
     """
+    agent = agents["execution"]
+    grads, metrics = _execution_gradient(parts, agents, batch, by_id, key)
+    metrics |= _signal(parts, agent, batch, lambda part, k: _execution_gradient(parts, agents, part, by_id, k)[0], key)
+    agent, taken = _stepped(parts, "execution", agent, grads, own_step)
+    return agent, metrics | taken
+
+
+def _execution_gradient(
+    parts: Parts, agents: dict[str, Agent], batch: tuple[Trial, Episode], by_id: Array, key: Key
+) -> tuple[PyTree, dict[str, Array]]:
     config, agent = parts.config, agents["execution"]
     trials, episodes = batch
     size = trials.task_id.shape[0]
@@ -300,8 +316,8 @@ def execution_update(
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
         codes = parts.decode_fn(params, trials.exploration, features)
         code = context(codes, told_fn(params, trials.task_id, fast_key), by_id)
-        total, metrics = _td_loss(config, heads(params, code), slow, episodes, episodes.reward, num_steps)
-        known, logged = _context_loss(parts, params, agent.params, trials, codes, num_prefixes)
+        total, metrics = td_loss(config, heads(params, code), slow, episodes, episodes.reward, num_steps)
+        known, logged = context_loss(parts, params, agent.params, trials, codes, num_prefixes)
         metrics |= logged
         if config.shared:
             policy, both = parts.nets.execution, (trials, episodes)
@@ -310,8 +326,7 @@ def execution_update(
         return total + known, metrics
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
-    agent, taken = _stepped(parts, "execution", agent, grads, own_step)
-    return agent, metrics | taken
+    return grads, metrics
 
 
 def dynamics_update(
@@ -331,59 +346,33 @@ def dynamics_update(
     """
     agent = agents["dynamics"]
 
-    def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
-        return dream_models.model_loss(parts.models, parts.config, params, trials, key)
+    def gradient(part: Trial, _: Key) -> tuple[PyTree, dict[str, Array]]:
+        loss = partial(dream_models.model_loss, parts.models, parts.config, trials=part, key=key)
+        return jax.grad(loss, has_aux=True)(agent.params)
 
-    (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(agent.params)
+    grads, metrics = gradient(trials, key)
+    metrics |= _signal(parts, agent, trials, lambda part, k: gradient(part, k)[0])
     agent, taken = _stepped(parts, "dynamics", agent, grads, own_step)
     return agent, metrics | taken
+
+
+def _signal(
+    parts: Parts, agent: Agent, batch: PyTree, gradient_fn: Callable[[PyTree, Key], PyTree], key: Key | None = None
+) -> dict[str, Array]:
+    """Signal-to-noise ratio of an agent's gradient if it is asked for; see `gradient_snr`."""
+    if not parts.config.diagnose_parts:
+        return {}
+    key = jax.random.key(0) if key is None else key  # of gradients without a draw
+    _, aux = gradient_snr(
+        lambda _, part, k: gradient_fn(part, k), agent.params, batch, key, num_parts=parts.config.diagnose_parts
+    )
+    return aux
 
 
 def _features(parts: Parts, agents: dict[str, Agent], episodes: Episode) -> PyTree:
     """Gradients of every prefix of explorations ``[B, ...]``."""
     params = {name: agent.params for name, agent in agents.items()}
     return jax.vmap(partial(parts.features_fn, params))(episodes)
-
-
-def _context_loss(
-    parts: Parts, params: PyTree, constants: PyTree, trials: Trial, codes: Array, num_prefixes: Array
-) -> tuple[Array, dict[str, Array]]:
-    """Losses of decoder and bottleneck; the code of a task is a constant of the decoder's."""
-    config, key = parts.config, jax.random.key(0)  # neither loss draws anything
-    if config.method != "dream":
-        return jnp.zeros(()), dict.fromkeys(_KNOWN, jnp.zeros(()))
-    # Decoded before, once for all losses.
-    examples = (codes, trials.exploration.mask, parts.nets.problem.apply(constants["problem"], trials.task_id))
-    decode = partial(decoder_loss, decode_fn=_given, num_prefixes=num_prefixes)
-    decoder, errors = batched(decode)(None, examples, key)
-    squeeze = partial(bottleneck_loss, encode_fn=parts.nets.problem.apply, bound=config.bound)
-    length, code = batched(squeeze)(params["problem"], trials.task_id, key)
-    total = decoder + config.bottleneck * length
-    return total, {"decoder": decoder, **errors, "code_square": code["square"]}
-
-
-def _given(_: PyTree, codes: Array) -> Array:
-    return codes
-
-
-def _td_loss(
-    config: Config, fast: Heads, slow: Heads, episodes: Episode, reward: Array, num_steps: Array
-) -> tuple[Array, dict[str, Array]]:
-    """Mean squared error of double Q-learning over all steps of a batch of episodes, from heads ``[B, T+1, ...]``."""
-
-    def before(heads: Heads) -> Array:
-        return dueling(Heads(heads.value[:, :-1], heads.advantage[:, :-1]), mean=config.dueling_mean)
-
-    def after(heads: Heads) -> Array:
-        return dueling(Heads(heads.value[:, 1:], heads.advantage[:, 1:]), mean=config.dueling_mean)
-
-    # The same parameters choose the action, as a constant.
-    next_q = jax.lax.stop_gradient(after(fast))
-    targets = jax.vmap(partial(double_q_targets, gamma=config.gamma))(reward, episodes.discount, next_q, after(slow))
-    examples = (before(fast), episodes.action, targets, episodes.mask)
-    td = partial(sequence_squared_error, q_fn=_given, num_steps=num_steps)
-    loss, aux = batched(td)(None, examples, jax.random.key(0))
-    return loss, {"td": loss, **aux}
 
 
 def _stepped(parts: Parts, name: str, agent: Agent, grads: PyTree, own_step: Array) -> tuple[Agent, dict[str, Array]]:

@@ -16,6 +16,7 @@ import optax
 from jaxhybrid import envs
 from jaxhybrid.envs import gridworld, minigolf
 from jaxhybrid.errors import InputError
+from jaxhybrid.estimators.signal import gradient_snr
 from jaxhybrid.guard import Guard, apply_if_finite
 from jaxhybrid.ops import importance, trees
 from jaxhybrid.systems.gamps_config import Config, checked, presets
@@ -210,6 +211,13 @@ def _step(config: Config, task: Task, state: State, batch: None = None) -> tuple
         "guard/nonfinite": guard.refused,
         "guard/nonfinite_streak": guard.streak,
     }
+    if config.diagnose_parts:
+
+        def part_gradient(theta: PyTree, part: Trajectory, part_key: Key) -> PyTree:
+            return policy_gradient(config, task, theta, model_params, part, part_key)
+
+        _, aux = gradient_snr(part_gradient, params, dataset, ascent_key, num_parts=config.diagnose_parts)
+        metrics["policy/snr"] = aux["snr"]
     if not task.on_host:
         metrics["policy/return"] = task.evaluate(params, evaluate_key)
     if task.exact_gradient is not None:

@@ -7,6 +7,7 @@ import math
 from typing import Literal
 
 from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.estimators.signal import check_parts
 
 __all__ = ["Config", "checked", "presets"]
 
@@ -73,6 +74,8 @@ class Config:
     """Standard deviation of the policy that is improved (continuous domains)."""
     eval_episodes: int = 100
     """Episodes per evaluation; finite problems are evaluated exactly."""
+    diagnose_parts: int = 0
+    """Parts of the data set whose gradients are compared to say how much of the policy gradient is signal; 0: none."""
 
     @property
     def env(self) -> str:
@@ -137,6 +140,9 @@ def checked(config: Config) -> Config:
         )
     if config.gradient == "exact" and config.domain != "gridworld":
         raise InputError(f"gradient='exact' needs a finite problem, and domain={config.domain!r} is none.")
+    check_parts(config.diagnose_parts, config.trajectories, "trajectories")
+    if config.diagnose_parts and config.gradient == "exact":
+        raise InputError("diagnose_parts: gradient='exact' has no noise; leave the diagnosis out.")
     if config.antithetic and config.rollouts % 2:
         raise InputError(f"rollouts={config.rollouts} must be even with antithetic noise: one half mirrors the other.")
     if config.terminal_value != "none" and config.domain == "gridworld":

@@ -10,6 +10,7 @@ import jax
 
 from jaxhybrid.envs.maze_pool import GENERATORS, NUM_KEYS, SIDES
 from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.estimators.signal import check_parts
 from jaxhybrid.types import EnvSpec
 
 __all__ = ["Config", "checked", "presets"]
@@ -114,6 +115,8 @@ class Config:
     """Episodes of each test, the same ones every time."""
     test_epsilon: float = 0.1
     """Share of random moves in the second half of the tests; the first half has none."""
+    diagnose_parts: int = 0
+    """Parts of a batch whose gradients are compared to say how much of the critic's is signal; 0: none."""
 
 
 _POSITIVE = (
@@ -166,6 +169,7 @@ def checked(config: Config, spec: EnvSpec) -> Config:
         raise InputError(f"test_depths={config.test_depths} must not be negative.")
     if config.num_tuples <= config.match_depth:
         raise InputError(f"num_tuples={config.num_tuples} must exceed match_depth={config.match_depth}.")
+    check_parts(config.diagnose_parts, config.batch_size, "batch_size")
     return config
 
 

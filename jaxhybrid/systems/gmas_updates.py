@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhybrid.abstract_networks import AbstractNetworks
+from jaxhybrid.estimators.signal import gradient_snr
 from jaxhybrid.guard import Guard
 from jaxhybrid.losses import abstract, gradient_matching
 from jaxhybrid.losses.batching import batched
@@ -139,6 +140,8 @@ def update(
         params |= touched
         squares += jnp.square(trees.norm(grads))
         metrics |= logged
+    if config.diagnose_parts:
+        metrics["critic/snr"] = _signal(parts, learner, rows, weights, key)
     # Where each loss takes a step of its own, the length of all their gradients together.
     metrics |= {"update/grad_norm": jnp.sqrt(squares), "update/ratio": trees.relative_change(learner.params, params)}
     refused = (~finite).astype(jnp.int32)
@@ -146,6 +149,20 @@ def update(
     changed = Learner(params, target_params, opts, learner.updates, guard)
     kept = trees.where(finite, changed, learner._replace(guard=guard))
     return kept._replace(updates=learner.updates + 1), metrics
+
+
+def _signal(parts: Parts, learner: Learner, rows: Transition, weights: Array, key: Key) -> Array:
+    """Signal-to-noise ratio of the gradient of the critic's loss, ``[]``; see `gradient_snr`."""
+
+    def gradient(touched: dict[str, PyTree], part: Transition, part_key: Key) -> PyTree:
+        batch = _seen(parts.config, part)
+        view = parts.view(batch.obs, batch.next_obs)
+        fixed = (parts, learner.params, learner.target_params, ["critic"], batch, view, weights, part_key)
+        return jax.grad(partial(_total, *fixed), has_aux=True)(touched)[0]
+
+    touched = {part: learner.params[part] for part in LOSSES["critic"]}
+    _, aux = gradient_snr(gradient, touched, rows, key, num_parts=parts.config.diagnose_parts)
+    return aux["snr"]
 
 
 def _total(

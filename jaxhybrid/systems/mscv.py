@@ -20,6 +20,7 @@ from jaxhybrid.guard import Guard
 from jaxhybrid.ops import filters, moments
 from jaxhybrid.sharding import spread
 from jaxhybrid.systems import mscv_fits as fits
+from jaxhybrid.systems import mscv_gradient as gradient
 from jaxhybrid.systems import mscv_updates as updates
 from jaxhybrid.systems.mscv_config import Config, checked, presets
 from jaxhybrid.systems.mscv_updates import Learner, Parts, Record
@@ -169,12 +170,12 @@ def _learn(parts: Parts, state: State, record: Record, key: Key) -> tuple[State,
     advantage, embedded = updates.advantages(parts, learner, batch, policy_key)
     said, correlation = updates.advise(parts, learner.advice, advantage, embedded)
     if config.eta_rule == "per_tensor":
-        said = said._replace(tensor_eta=updates.tensor_coefficients(parts, learner, batch, learner.advice, policy_key))
+        said = said._replace(tensor_eta=gradient.tensor_coefficients(parts, learner, batch, learner.advice, policy_key))
     advice = learner.advice if config.choose_on == "past" else said._replace(scale=learner.advice.scale)
     warm = state.iteration >= config.warmup_iterations
     eta, tensor_eta = jax.tree.map(lambda x: jnp.where(warm, x, 0.0), (advice.eta, advice.tensor_eta))
     used = advice._replace(eta=eta, tensor_eta=tensor_eta)
-    policy_params, finite, metrics = updates.policy_step(parts, learner, batch, used, policy_key)  # lines 11-17
+    policy_params, finite, metrics = gradient.policy_step(parts, learner, batch, used, policy_key)  # lines 11-17
 
     refused = (~finite).astype(jnp.int32)
     guard = Guard(learner.policy_guard.refused + refused, (learner.policy_guard.streak + 1) * refused)

@@ -9,6 +9,7 @@ from typing import Literal
 import jax
 
 from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.estimators.signal import check_parts
 from jaxhybrid.networks import ACTIVATIONS
 from jaxhybrid.types import EnvSpec
 
@@ -57,6 +58,9 @@ class Config:
     """First iterations without control variate, while the model learns: TRPO, or with "svg" no step."""
     segment_chunk: int = 1000
     """Segments that are processed at once, which bounds the memory."""
+
+    diagnose_parts: int = 0
+    """Parts of a batch whose gradients are compared to say how much of the policy gradient is signal; 0: none."""
 
     max_kl: float = 0.01
     """Size of the trust region in nats per state."""
@@ -169,6 +173,7 @@ def checked(config: Config, spec: EnvSpec) -> Config:
         if value % divisor:
             nearest = max(divisor, round(value / divisor) * divisor)
             raise InputError(f"{name}={value} must be a multiple of {by}={divisor}; the nearest is {nearest}.")
+    check_parts(config.diagnose_parts, config.steps_per_iteration, "steps_per_iteration")
     _check_episodes(config, spec)
     _check_model(config, spec)
     return config

@@ -15,15 +15,13 @@ import optax
 
 from jaxhybrid import multi_step_model, networks, policies, segments
 from jaxhybrid.guard import Guard
-from jaxhybrid.losses.control_variate import mscv_loss, qprop_loss, svg_loss
+from jaxhybrid.losses.control_variate import mscv_loss
 from jaxhybrid.multi_step_model import ModelState, MultiStepModel
-from jaxhybrid.ops import filters, moments, trees
+from jaxhybrid.ops import filters, moments
 from jaxhybrid.ops.control_variates import choose_horizon, optimal_coefficient
 from jaxhybrid.ops.moments import Moments
 from jaxhybrid.replay import Replay, make_replay
-from jaxhybrid.sharding import spread
 from jaxhybrid.systems.mscv_config import Config
-from jaxhybrid.trust_region import mean_kl, trust_region_step
 from jaxhybrid.types import Array, EnvSpec, Key, PyTree, Segment, StepFn, Transition, ValueFn
 
 __all__ = [
@@ -33,22 +31,16 @@ __all__ = [
     "Record",
     "advantages",
     "advise",
+    "bindings",
     "first_advice",
     "init_learner",
     "make_parts",
     "make_segments",
     "offset",
     "policy_of",
-    "policy_step",
     "record_of",
-    "surrogate",
-    "tensor_coefficients",
     "value_of",
 ]
-
-
-# Samples of the gradient from which a coefficient per tensor is estimated.
-_GROUPS = 50
 
 
 class Parts(NamedTuple):
@@ -246,10 +238,10 @@ def advantages(parts: Parts, learner: Learner, batch: Segment, key: Key) -> tupl
     else:
         horizons = tuple(range(1, config.horizon + 1))
     keys = jax.random.split(key, batch.obs.shape[0])
-    bound = _bound(parts, learner)
+    known = bindings(parts, learner)
 
     def both(segment: Segment, segment_key: Key) -> tuple[Array, Array]:
-        aux = [mscv_loss(learner.policy_params, segment, segment_key, horizon=h, **bound)[1] for h in horizons]
+        aux = [mscv_loss(learner.policy_params, segment, segment_key, horizon=h, **known)[1] for h in horizons]
         return aux[0]["advantage"], jnp.stack([a["embedded_advantage"] for a in aux])
 
     advantage, embedded = jax.lax.map(lambda x: both(*x), (batch, keys), batch_size=config.segment_chunk)
@@ -269,27 +261,6 @@ def advise(parts: Parts, advice: Advice, advantage: Array, embedded: Array) -> t
     return said, correlations[row]
 
 
-def tensor_coefficients(parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key) -> PyTree:
-    """What a batch says about the coefficient of every tensor, from the mean gradients of groups of neighbouring steps.
-
-    Groups, because their gradients are few, and because neighbours are correlated, which counts.
-    """
-    size = batch.obs.shape[0]
-    group = next(n for n in range(max(size // _GROUPS, 1), 0, -1) if size % n == 0)
-    keys = jax.random.split(key, size)
-    grouped = jax.tree.map(lambda x: x.reshape((-1, group) + x.shape[1:]), (batch, keys))
-
-    def both(segment_batch: Segment, segment_keys: Key) -> tuple[PyTree, PyTree]:
-        def mean(policy_params: PyTree, eta: float) -> Array:
-            loss = partial(_loss(parts, learner, advice._replace(eta=jnp.asarray(eta))), policy_params)
-            return jnp.mean(jax.vmap(loss)(segment_batch, segment_keys))
-
-        return jax.grad(mean)(learner.policy_params, 0.0), jax.grad(mean)(learner.policy_params, 1.0)
-
-    without, full = jax.lax.map(lambda x: both(*x), grouped)
-    return jax.tree.map(lambda x, y: optimal_coefficient(x, x - y), without, full)
-
-
 def offset(parts: Parts, learner: Learner, batch: Segment) -> Array:
     """By how much the value function is below the returns of a batch, ``mean (R - V(s))``, ``[]``."""
     value = partial(value_of(parts, learner.seen), learner.value_params)
@@ -298,64 +269,7 @@ def offset(parts: Parts, learner: Learner, batch: Segment) -> Array:
     return jnp.where(jnp.isfinite(found), found, 0.0)
 
 
-def policy_step(
-    parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key
-) -> tuple[PyTree, Array, dict[str, Array]]:
-    """One step in the trust region along the estimated policy gradient.
-
-    Returns:
-      ``(policy_params, finite, metrics)``; without a finite gradient the policy stays.
-    """
-    config, batch = parts.config, spread(batch)
-    loss_fn = partial(surrogate, parts, learner, batch, advice, key)
-    grads = _gradient(parts, learner, batch, advice, key)
-    policy_fn = policy_of(parts, learner.seen)
-    kl_fn = partial(mean_kl, obs=batch.obs, policy_fn=policy_fn, behaviour_params=learner.policy_params)
-    params, aux = trust_region_step(
-        learner.policy_params,
-        grads,
-        loss_fn=loss_fn,
-        kl_fn=kl_fn,
-        max_kl=config.max_kl,
-        damping=config.damping,
-        iterations=config.cg_iterations,
-        backtracks=config.backtracks,
-        hard_kl=config.hard_kl,
-    )
-    metrics = {f"policy/{name}": value for name, value in aux.items()}
-    metrics["policy/grad_norm"] = trees.norm(grads)
-    metrics["policy/update_ratio"] = trees.relative_change(learner.policy_params, params)
-    metrics["policy/log_std"] = jnp.mean(learner.policy_params["log_std"])
-    return params, trees.all_finite(grads), metrics
-
-
-def _gradient(parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key) -> PyTree:
-    def of(eta: Array) -> PyTree:
-        return jax.grad(partial(surrogate, parts, learner, batch, advice._replace(eta=eta), key))(learner.policy_params)
-
-    if advice.tensor_eta is None:
-        return of(advice.eta)
-    # The estimator is linear in the coefficient, so that each tensor may have its own.
-    without, full = of(jnp.zeros(())), of(jnp.ones(()))
-    return jax.tree.map(lambda x, y, eta: x + eta * (y - x), without, full, advice.tensor_eta)
-
-
-def surrogate(parts: Parts, learner: Learner, batch: Segment, advice: Advice, key: Key, policy_params: PyTree) -> Array:
-    """Mean surrogate of a batch, ``[]``, in chunks of bounded memory; dividing a part by the scale would be a bias."""
-    config = parts.config
-    keys = jax.random.split(key, batch.obs.shape[0])
-    chunked = jax.tree.map(lambda x: x.reshape((-1, config.segment_chunk) + x.shape[1:]), (batch, keys))
-    loss = _loss(parts, learner, advice)
-
-    # Each chunk is computed again on the way back, or all of them would be kept.
-    @jax.checkpoint
-    def chunk(segment_batch: Segment, segment_keys: Key) -> Array:
-        return jnp.mean(jax.vmap(partial(loss, policy_params))(segment_batch, segment_keys))
-
-    return jnp.mean(jax.lax.map(lambda x: chunk(*x), chunked))
-
-
-def _bound(parts: Parts, learner: Learner) -> dict[str, Any]:
+def bindings(parts: Parts, learner: Learner) -> dict[str, Any]:
     """What every loss of a segment is given."""
     return {
         "policy_fn": policy_of(parts, learner.seen),
@@ -364,36 +278,3 @@ def _bound(parts: Parts, learner: Learner) -> dict[str, Any]:
         "gamma": parts.config.gamma,
         "behaviour_params": learner.policy_params,
     }
-
-
-def _loss(parts: Parts, learner: Learner, advice: Advice) -> Callable[[PyTree, Segment, Key], Array]:
-    """The surrogate of one segment, over the scale of the advantages."""
-    config, bound = parts.config, _bound(parts, learner)
-    if config.estimator == "qprop":
-        q_fn = _one_step_critic(bound["step_fn"], bound["value_fn"], config.gamma)
-        known = {name: bound[name] for name in ("policy_fn", "value_fn", "behaviour_params")}
-        tangent: Any = partial(
-            qprop_loss, q_fn=q_fn, eta=advice.eta, advantage_scale=advice.scale, reading=config.qprop_reading, **known
-        )
-        return lambda params, segment, key: tangent(params, segment, key)[0]
-    if config.estimator == "svg":
-        slope: Any = partial(svg_loss, horizon=config.horizon, fresh_paths=config.fresh_paths, **bound)
-        # Before the model has learnt, eta is zero and so is the step.
-        return lambda params, segment, key: jnp.sign(advice.eta) * slope(params, segment, key)[0] / advice.scale
-
-    def of_horizon(horizon: int) -> Callable[[PyTree, Segment, Key], Array]:
-        loss: Any = partial(mscv_loss, horizon=horizon, eta=advice.eta, fresh_paths=config.fresh_paths, **bound)
-        return lambda params, segment, key: loss(params, segment, key)[0] / advice.scale
-
-    if config.horizon_rule == "fixed":
-        return of_horizon(config.horizon)
-    branches = [of_horizon(h) for h in range(config.horizon + 1)]
-    return lambda params, segment, key: jax.lax.switch(advice.horizon, branches, params, segment, key)
-
-
-def _one_step_critic(step_fn: StepFn, value_fn: ValueFn, gamma: float) -> Callable[[Array, Array], Array]:
-    def q_fn(obs: Array, action: Array) -> Array:
-        next_obs, reward, discount = step_fn(obs, action, None)
-        return reward + gamma * discount * value_fn(next_obs)
-
-    return q_fn

@@ -11,7 +11,7 @@ from jaxhybrid.context_networks import ContextNetworks, Heads
 from jaxhybrid.envs import city, city_trials
 from jaxhybrid.errors import InputError
 from jaxhybrid.networks import Network
-from jaxhybrid.systems import dream, dream_joined, dream_trials, dream_updates
+from jaxhybrid.systems import dream, dream_joined, dream_losses, dream_trials, dream_updates
 from jaxhybrid.systems.dream_config import VARIANTS
 from jaxhybrid.trials import Episode, Trial
 
@@ -172,7 +172,7 @@ def test_the_temporal_difference_by_hand(mean):
     discount = jnp.array([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
     episodes = Episode(jnp.zeros((2, 4, 3), int), jnp.array([[0, 2, 1], [1, 1, 0]]), mask, discount, mask)
     reward = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
-    loss, _ = dream_updates._td_loss(config(dueling_mean=mean), fast, slow, episodes, reward, jnp.array(2.5))
+    loss, _ = dream_losses.td_loss(config(dueling_mean=mean), fast, slow, episodes, reward, jnp.array(2.5))
     centre = {"state": lambda whole, own: own.mean(), "batch": lambda whole, own: whole.mean()}[mean]
     assert float(loss) == pytest.approx(by_hand(fast, slow, episodes, reward, centre), rel=1e-4)
 

@@ -11,7 +11,7 @@ import pytest
 from jaxhybrid import envs
 from jaxhybrid.envs import episodes
 from jaxhybrid.errors import InputError
-from jaxhybrid.systems import mscv, mscv_fits, mscv_updates
+from jaxhybrid.systems import mscv, mscv_fits, mscv_gradient, mscv_updates
 from jaxhybrid.systems.mscv_config import checked
 from jaxhybrid.types import HostEnv
 from tests.systems import cases
@@ -146,7 +146,7 @@ def gradients():
 
         def gradient(which, eta):
             advice = learner.advice._replace(eta=jnp.asarray(eta), scale=jnp.ones(()))
-            loss = partial(mscv_updates.surrogate, which, learner, segments, advice, loss_key)
+            loss = partial(mscv_gradient.surrogate, which, learner, segments, advice, loss_key)
             return jnp.concatenate([x.ravel() for x in jax.tree.leaves(jax.grad(loss)(learner.policy_params))])
 
         return gradient(parts, 0.0), gradient(parts, 1.0), gradient(tangent_parts, 1.0), gradient(slope_parts, 1.0)
@@ -182,7 +182,7 @@ def test_chunks_change_nothing():
     found = []
     for chunk in (64, 16):
         chunked = parts._replace(config=dataclasses.replace(SMOKE, segment_chunk=chunk))
-        loss = partial(mscv_updates.surrogate, chunked, learner, segments, learner.advice, KEY)
+        loss = partial(mscv_gradient.surrogate, chunked, learner, segments, learner.advice, KEY)
         found.append(jax.jit(jax.value_and_grad(loss))(learner.policy_params))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *found)
 
@@ -200,7 +200,7 @@ def test_memory_of_a_large_batch_is_bounded():
         batch = mscv_updates.Segment(**{k: jax.ShapeDtypeStruct((25_000, *v), jnp.float32) for k, v in shapes.items()})
 
         def step(learner, batch, key):
-            return mscv_updates.policy_step(parts, learner, batch, learner.advice, key)
+            return mscv_gradient.policy_step(parts, learner, batch, learner.advice, key)
 
         return jax.jit(step).lower(learner, batch, KEY).compile().memory_analysis().temp_size_in_bytes / 1e6
 
@@ -251,14 +251,14 @@ def test_every_tensor_has_the_coefficient_that_its_gradient_wants():
     parts = mscv_updates.make_parts(dataclasses.replace(SMOKE, eta_rule="per_tensor"), ENV.spec)
     record = jax.tree.map(lambda x: x[0], parts.memory.contents(states[3].memory)[0])
     batch = mscv_updates.make_segments(parts, learner, record)
-    found = mscv_updates.tensor_coefficients(parts, learner, batch, learner.advice, KEY)
+    found = mscv_gradient.tensor_coefficients(parts, learner, batch, learner.advice, KEY)
 
     def gradient(eta):
         advice = learner.advice._replace(tensor_eta=jax.tree.map(lambda x: jnp.full_like(x, eta), found))
-        return mscv_updates._gradient(parts, learner, batch, advice, KEY)
+        return mscv_gradient.policy_gradient(parts, learner, batch, advice, KEY)
 
     # 64 steps are 64 groups of one: the coefficients are those of the steps' own gradients.
-    loss = lambda p, s, k, eta: mscv_updates._loss(parts, learner, learner.advice._replace(eta=eta))(p, s, k)  # noqa: E731
+    loss = lambda p, s, k, eta: mscv_gradient._loss(parts, learner, learner.advice._replace(eta=eta))(p, s, k)  # noqa: E731
     each = [
         jax.vmap(lambda s, k, eta=eta: jax.grad(loss)(learner.policy_params, s, k, eta))(
             batch, jax.random.split(KEY, size)
@@ -270,10 +270,10 @@ def test_every_tensor_has_the_coefficient_that_its_gradient_wants():
         spread = [np.sum(np.var(x + c * (y - x), axis=0)) for c in grid]
         assert spread[1] < min(spread[0], spread[2])
     # With one number for all of them the gradient is the plain one; with several each tensor has its own mixture.
-    plain = jax.grad(partial(mscv_updates.surrogate, parts, learner, batch, learner.advice._replace(eta=0.3), KEY))
+    plain = jax.grad(partial(mscv_gradient.surrogate, parts, learner, batch, learner.advice._replace(eta=0.3), KEY))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), gradient(0.3), plain(learner.policy_params))
     advice = learner.advice._replace(tensor_eta=found)
-    mixed = mscv_updates._gradient(parts, learner, batch, advice, KEY)
+    mixed = mscv_gradient.policy_gradient(parts, learner, batch, advice, KEY)
     wanted = jax.tree.map(lambda c, x, y: x + c * (y - x), found, gradient(0.0), gradient(1.0))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), mixed, wanted)
     # The rule looks at the past, and at nothing before the model has learnt.
