@@ -102,7 +102,7 @@ def test_steps_that_are_too_large_are_traced_to_their_line(tmp_path, capsys, cas
     (capsule,) = run.glob("capsule-*")
     capsys.readouterr()
     assert replay.main([str(capsule), "--compile-cache", "off"]) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err.replace("\n", "")
     assert "updates refused" in said and ".py:" in said.rpartition("first:")[2]
 
 
