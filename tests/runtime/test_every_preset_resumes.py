@@ -65,19 +65,23 @@ def cases():
             config = small(system, preset)
             if config not in seen:
                 seen.append(config)
-                yield pytest.param(system, preset, config, id=f"{system}-{preset}")
+                yield pytest.param(system, preset, config, 1, id=f"{system}-{preset}")
+        # What seeds side by side change is the same for all presets of a system.
+        yield pytest.param(system, "smoke", seen[0], 2, id=f"{system}-two seeds")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(("system", "preset", "config"), list(cases()))
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, system, preset, config):
+@pytest.mark.parametrize(("system", "preset", "config", "seeds"), list(cases()))
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, system, preset, config, seeds):
     env = environment(system, config)
     whole_system = made(system, config, env)
 
     def run(name, **options):
         settings = RunOptions(
             out=str(tmp_path / name),
+            seeds=seeds,
+            parallel="vmap",
             quiet=True,
             tensorboard=False,
             compile_cache=jax.config.jax_compilation_cache_dir,
