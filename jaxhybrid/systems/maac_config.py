@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.estimators.signal import check_parts
 from jaxhybrid.networks import ACTIVATIONS
 from jaxhybrid.types import Array, EnvSpec
 
@@ -183,8 +184,7 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     for name in _POSITIVE:
         if not (getattr(config, name) > 0 and math.isfinite(getattr(config, name))):
             raise InputError(f"{name}={getattr(config, name)} must be positive.")
-    if config.diagnose_parts < 0 or config.diagnose_parts == 1:
-        raise InputError(f"diagnose_parts={config.diagnose_parts} must be at least 2, or 0 for no diagnosis.")
+    check_parts(config.diagnose_parts, config.batch_size, "batch_size")
     for name in ("horizon", "steve_horizon"):
         if getattr(config, name) < 0:
             raise InputError(f"{name}={getattr(config, name)} must not be negative; 0 uses no model there.")
@@ -214,11 +214,9 @@ def checked(config: Config, spec: EnvSpec) -> Config:
         members = config.ensemble_size
         divisions += [("model_rollouts", config.model_rollouts, "ensemble_size", members)]
         divisions += [("batch_size", config.batch_size, "ensemble_size", members)]
-    if config.diagnose_parts:
-        divisions += [("batch_size", config.batch_size, "diagnose_parts", config.diagnose_parts)]
-        if config.needs_model:
-            each = ("ensemble_size x diagnose_parts", config.ensemble_size * config.diagnose_parts)
-            divisions += [("batch_size", config.batch_size, *each)]
+    if config.diagnose_parts and config.needs_model:
+        each = ("ensemble_size x diagnose_parts", config.ensemble_size * config.diagnose_parts)
+        divisions += [("batch_size", config.batch_size, *each)]
     for name, value, by, divisor in divisions:
         if value % divisor:
             nearest = max(divisor, round(value / divisor) * divisor)
