@@ -1,10 +1,10 @@
-"""Variance of MSCV's gradient on a policy that a run left: TRPO, k = 1 to 5, best coefficients, Q-Prop, SVG.
+"""Variance of MSCV's gradient on policies that runs left: TRPO, k = 1 to 5, best coefficients, Q-Prop, SVG.
 
-Independent whole episodes of the frozen policy; every estimator sees the same ones. Total variance, that of each
-parameter tensor, and signal-to-noise ratios, all for a batch of one episode: a batch of n episodes has 1 / n of the
-variance and n times the ratio, since episodes are independent. Coefficients are found on the other half of the
-episodes. Writes manifest.json, results.json and variance.png. The linear-quadratic rows are in
-``benchmarks gradient_variance``.
+Each run is one stage of training. Independent whole episodes of its frozen policy; every estimator sees the same ones.
+Total variance of the gradient of one episode and of batches of several, that of each parameter tensor, and
+signal-to-noise ratios. Coefficients are found on the other half of the episodes; intervals are bootstrapped over
+episodes. Writes manifest.json, results.json and variance.png. The linear-quadratic rows are in ``benchmarks
+gradient_variance``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import rich.console
+import rich.progress
 import rich.table
+import scipy.stats
 import tyro
 
 from jaxhybrid.errors import InputError
@@ -31,12 +33,14 @@ __all__ = ["main"]
 class Arguments:
     """What the benchmark is given on the command line."""
 
-    run: str
-    """Directory of a finished run of the study mscv, with a model."""
+    runs: tuple[str, ...]
+    """Directories of finished runs of the study mscv with a model, in one environment: the stages."""
     seed: int = 0
-    """Training seed of the run, which also draws the episodes."""
+    """Training seed of the runs, which also draws the episodes."""
     episodes: int = 200
-    """Independent episodes."""
+    """Independent episodes of each stage."""
+    batch_episodes: tuple[int, ...] = (1, 5, 25)
+    """Episodes in a batch; the variance of batches is measured where the episodes make two or more."""
     num_envs: int = 20
     """Episodes that are collected side by side."""
     steps: int | None = None
@@ -63,25 +67,52 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(
             f"episodes={arguments.episodes} must be 4 or more and a multiple of num_envs={arguments.num_envs}."
         )
+    if min(arguments.batch_episodes, default=1) < 1:
+        raise InputError(f"batch_episodes={arguments.batch_episodes} must be at least 1.")
+    if not arguments.runs:
+        raise InputError("runs is empty: name the directory of a run of the study mscv.")
     # Imported here, so that a refused argument needs no JAX.
+    from experiments._mscv.states import load
+
+    runs = [load(Path(each).expanduser(), arguments.seed, arguments.num_envs) for each in arguments.runs]
+    for directory, run in zip(arguments.runs, runs, strict=True):
+        if run.state.learner.model is None:
+            raise InputError(f"runs={directory!r} has no model: its horizon is 0.")
+        if run.env.spec.name != runs[0].env.spec.name:
+            raise InputError(f"runs={arguments.runs} are in several environments: name runs in one.")
+    spec = runs[0].env.spec
+    length = arguments.steps or spec.max_episode_steps
+    iterations = [run.iteration for run in runs]
+    label = "+".join(map(str, iterations))
+    out = Path(arguments.out or records.default_directory(name, spec.name, label, arguments.seed))
+    facts = dataclasses.asdict(arguments) | {"env": spec.name, "iterations": iterations, "steps": length}
+    records.open_run(out, {"study": name} | facts, dataclasses.asdict(arguments), resume=False)
+    stages = []
+    for run in runs:
+        rows, coefficients = _stage(run, arguments, length)
+        stages.append({"iteration": run.iteration, "rows": rows, "coefficients": coefficients})
+        title = f"{spec.name}, policy of iteration {run.iteration}: {arguments.episodes} episodes of {length} steps"
+        rich.console.Console(width=120).print(_table(rows, title))
+    text = json.dumps(records.jsonable(facts | {"stages": stages}), indent=1, allow_nan=False)
+    (out / "results.json").write_text(text + "\n", encoding="utf-8")
+    _draw(stages, f"{spec.name}: {arguments.episodes} episodes of {length} steps each", out / "variance.png")
+    console.say(f"results in {out}")
+    return 0
+
+
+def _stage(run: Any, arguments: Arguments, length: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Statistics of every row for one frozen policy, and the best coefficients."""
     import jax
 
     from benchmarks._mscv.estimators import HORIZONS, episode_gradients, with_coefficient
-    from experiments._mscv.states import fresh, load
+    from experiments._mscv.states import fresh
 
-    directory = Path(arguments.run).expanduser()
-    run = load(directory, arguments.seed, arguments.num_envs)
-    if run.state.learner.model is None:
-        raise InputError(f"run={str(directory)!r} has no model: its horizon is 0.")
-    env = run.env.spec.name
-    length = arguments.steps or run.env.spec.max_episode_steps
-    out = Path(arguments.out or records.default_directory(name, env, str(run.iteration), arguments.seed))
-    facts = dataclasses.asdict(arguments) | {"env": env, "iteration": run.iteration, "steps": length}
-    records.open_run(out, {"study": name} | facts, dataclasses.asdict(arguments), resume=False)
     gradients: dict[str, Any] = {}
-    for key in jax.random.split(jax.random.key(arguments.seed), arguments.episodes // arguments.num_envs):
+    gradients_of = episode_gradients(run)
+    keys = jax.random.split(jax.random.key(arguments.seed), arguments.episodes // arguments.num_envs)
+    for key in rich.progress.track(keys, f"iteration {run.iteration}", console=console.CONSOLE, transient=True):
         steps = fresh(run, key, num_steps=length, num_envs=arguments.num_envs)
-        for row, found in episode_gradients(run, steps, key).items():
+        for row, found in gradients_of(steps, key).items():
             gradients.setdefault(row, []).append(found)
     joined = {row: jax.tree.map(lambda *x: np.concatenate(x), *found) for row, found in gradients.items()}
     coefficients = {}
@@ -92,19 +123,10 @@ def main(argv: Sequence[str]) -> int:
                 joined["TRPO"], joined[row], per_tensor=per_tensor
             )
     order = sorted(joined, key=lambda row: row != "TRPO")
-    summary = {row: _statistics(joined[row], joined["TRPO"]) for row in order}
-    text = json.dumps(
-        records.jsonable(facts | {"rows": summary, "coefficients": coefficients}), indent=1, allow_nan=False
-    )
-    (out / "results.json").write_text(text + "\n", encoding="utf-8")
-    title = f"{env}, policy of iteration {run.iteration}: {arguments.episodes} episodes of {length} steps"
-    rich.console.Console(width=120).print(_table(summary, title))
-    _draw(summary, title, out / "variance.png")
-    console.say(f"results in {out}")
-    return 0
+    return {row: _statistics(joined[row], joined["TRPO"], arguments.batch_episodes) for row in order}, coefficients
 
 
-def _statistics(tree: Any, base: Any) -> dict[str, Any]:
+def _statistics(tree: Any, base: Any, batches: Sequence[int]) -> dict[str, Any]:
     """Total variance and signal-to-noise of one row, whole and by tensor, and its mean's distance from TRPO's.
 
     The signal is ``|mean|^2`` less the variance that the mean itself has, ``V / E``: what is left estimates the square
@@ -116,63 +138,93 @@ def _statistics(tree: Any, base: Any) -> dict[str, Any]:
     blocks = {}
     for name, leaf in named.items():
         flat = np.asarray(leaf, np.float64).reshape(len(leaf), -1)
-        variance = float(flat.var(axis=0, ddof=1).sum())
+        variance = _variance(flat)
         signal = float(np.sum(flat.mean(axis=0) ** 2)) - variance / len(flat)
         blocks[name] = {"variance": variance, "signal": signal, "snr": signal / variance if variance else 0.0}
     variance, signal = (sum(block[what] for block in blocks.values()) for what in ("variance", "signal"))
-    gap = np.concatenate(
-        [
-            (np.asarray(x, np.float64) - np.asarray(y, np.float64)).reshape(len(x), -1)
-            for x, y in zip(jax.tree.leaves(tree), jax.tree.leaves(base), strict=True)
-        ],
-        axis=1,
-    )
+    own, other = _flat(tree), _flat(base)
+    gap = own - other
     error = gap.std(axis=0, ddof=1) / np.sqrt(len(gap))
     z = np.abs(gap.mean(axis=0)) / np.where(error > 0, error, np.inf)
+    means = {n: own[: len(own) // n * n].reshape(-1, n, own.shape[1]).mean(axis=1) for n in batches}
     return {
         "variance": variance,
+        "ratio": variance / _variance(other),
+        "ratio_interval": _ratio_interval(own, other),
         "signal": signal,
         "snr": signal / variance,
         "blocks": blocks,
+        "batches": {n: {"count": len(x), "variance": _variance(x)} for n, x in means.items() if len(x) > 1},
         "largest_z": float(z.max()),
     }
 
 
+def _flat(tree: Any) -> np.ndarray:
+    import jax
+
+    return np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in jax.tree.leaves(tree)], axis=1)
+
+
+def _variance(flat: np.ndarray) -> float:
+    """Total variance, the trace of the covariance of rows ``[N, P]``."""
+    return float(flat.var(axis=0, ddof=1).sum())
+
+
+def _ratio_interval(own: np.ndarray, other: np.ndarray) -> list[float] | None:
+    """95 % interval of the ratio of total variances, by resampling episodes; None where both are the same numbers."""
+    squares = [np.square(x - x.mean(axis=0)).sum(axis=1) for x in (own, other)]
+    if np.array_equal(*squares):
+        return None
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return a.sum(axis=axis) / b.sum(axis=axis)
+
+    found = scipy.stats.bootstrap(squares, ratio, paired=True, method="percentile", rng=np.random.default_rng(0))
+    return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
+
+
 def _table(rows: Mapping[str, Mapping[str, Any]], title: str) -> rich.table.Table:
-    base = rows["TRPO"]["variance"]
     shown = rich.table.Table(title=title)
-    for name in ("estimator", "total variance", "of TRPO's", "SNR, one episode", "largest z of the mean against TRPO"):
+    sizes = list(rows["TRPO"]["batches"])
+    heads = [f"variance, batch of {n} (of {rows['TRPO']['batches'][n]['count']})" for n in sizes]
+    names = ("estimator", *heads, "of TRPO's", "95 %", "SNR, one episode", "largest z of the mean against TRPO")
+    for name in names:
         shown.add_column(name, justify="left" if name == "estimator" else "right")
     for name, row in rows.items():
-        cells = (
-            f"{row['variance']:.3g}",
-            f"{row['variance'] / base:.3f}",
-            f"{row['snr']:.3g}",
-            f"{row['largest_z']:.1f}",
-        )
-        shown.add_row(name, *cells)
+        interval = "" if row["ratio_interval"] is None else "{:.3f} - {:.3f}".format(*row["ratio_interval"])
+        variances = [f"{row['batches'][n]['variance']:.3g}" for n in sizes]
+        shown.add_row(name, *variances, f"{row['ratio']:.3f}", interval, f"{row['snr']:.3g}", f"{row['largest_z']:.1f}")
     return shown
 
 
-def _draw(rows: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
+def _draw(stages: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
-    positions = np.arange(len(rows))[::-1]
-    base = rows["TRPO"]["variance"]
-    colours = ["#009E73" if "best" in name else "#0072B2" for name in rows]
-    bars = axes.barh(positions, [row["variance"] / base for row in rows.values()], color=colours)
-    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
-    axes.set_yticks(positions, list(rows))
-    axes.axvline(1.0, color="0.4", linestyle="--")
-    axes.set_xlim(right=1.15 * max(1.0, *(row["variance"] / base for row in rows.values())))
-    axes.set_xlabel("total variance of the gradient over TRPO's, same episodes")
-    axes.set_title(title, fontsize=10)
-    axes.grid(True, axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, panels = plt.subplots(
+        1, len(stages), figsize=(4.5 + 3.5 * len(stages), 5.5), layout="constrained", sharey=True, squeeze=False
+    )
+    names = list(stages[0]["rows"])
+    positions = np.arange(len(names))[::-1]
+    colours = ["#009E73" if "best" in name else "#0072B2" for name in names]
+    for axes, stage in zip(panels[0], stages, strict=True):
+        rows = [stage["rows"][name] for name in names]
+        ratios = np.array([row["ratio"] for row in rows])
+        ends = np.array([row["ratio_interval"] or [row["ratio"]] * 2 for row in rows])
+        bars = axes.barh(positions, ratios, color=colours)
+        axes.errorbar(ratios, positions, xerr=np.abs(ends - ratios[:, None]).T, fmt="none", ecolor="0.2", capsize=2)
+        labels = [f"{ratio:.3f}" for ratio in ratios]
+        axes.bar_label(bars, labels=labels, label_type="center", color="white", fontsize=8)
+        axes.set_yticks(positions, names)
+        axes.axvline(1.0, color="0.4", linestyle="--")
+        axes.set_xlim(left=0.0, right=1.1 * max(1.0, ends.max()))
+        axes.set_title(f"policy of iteration {stage['iteration']}", fontsize=10)
+        axes.grid(True, axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("total variance of the gradient over TRPO's, same episodes; 95 % bootstrap intervals", fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

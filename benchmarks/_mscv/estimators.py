@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,16 +39,17 @@ def rows(run: Any) -> dict[str, Callable[[PyTree, Segment, Key], tuple[Array, An
     return found
 
 
-def episode_gradients(run: Any, steps: Any, key: Key) -> dict[str, PyTree]:
-    """Directions of ascent from each episode, leaves ``[E, ...]``, by row.
+def episode_gradients(run: Any) -> Callable[[Any, Key], dict[str, PyTree]]:
+    """Returns ``(steps, key) -> directions of ascent from each episode``, leaves ``[E, ...]``, by row.
+
+    ``steps`` are whole episodes side by side, ``[T, E, ...]``; ``key`` is of what the record lacks, the same for all
+    rows.
 
     Args:
       run: from `experiments._mscv.states.load`.
-      steps: whole episodes side by side, ``[T, E, ...]``.
-      key: of what the record lacks; the same for all rows.
     """
     learner, parts = run.state.learner, run.parts
-    longest = parts._replace(config=run.config.__class__(**(vars(run.config) | {"horizon": max(HORIZONS)})))
+    longest = parts._replace(config=dataclasses.replace(run.config, horizon=max(HORIZONS)))
     losses = rows(run)
     params = learner.policy_params
 
@@ -62,11 +64,12 @@ def episode_gradients(run: Any, steps: Any, key: Key) -> dict[str, PyTree]:
 
         return {name: jax.grad(partial(mean, loss))(params) for name, loss in losses.items()}
 
-    count = steps.reward.shape[1]
-    each = [
-        one(jax.tree.map(lambda x, i=i: x[:, i : i + 1], steps), k) for i, k in enumerate(jax.random.split(key, count))
-    ]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(each))
+    def each(steps: Any, key: Key) -> dict[str, PyTree]:
+        keys = jax.random.split(key, steps.reward.shape[1])
+        found = [one(jax.tree.map(lambda x, i=i: x[:, i : i + 1], steps), k) for i, k in enumerate(keys)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(found))
+
+    return each
 
 
 def with_coefficient(base: PyTree, corrected: PyTree, *, per_tensor: bool) -> tuple[PyTree, dict[str, float]]:

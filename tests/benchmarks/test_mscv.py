@@ -22,14 +22,21 @@ def draws(count=4000):
 
 def test_statistics_of_a_known_signal():
     base, corrected = draws()
-    found = mscv_variance._statistics(corrected, base)
+    found = mscv_variance._statistics(corrected, base, (1, 10, 4000))
     # Var a = 1, Var b = 2, three coordinates each; the means are 1 and -1.
     np.testing.assert_allclose(found["blocks"]["['a']"]["variance"], 3.0, rtol=0.05)
     np.testing.assert_allclose(found["variance"], 9.0, rtol=0.05)
     np.testing.assert_allclose(found["signal"], 6.0, rtol=0.05)
     np.testing.assert_allclose(found["snr"], 6.0 / 9.0, rtol=0.1)
     assert found["largest_z"] < 5
-    assert mscv_variance._statistics({**base, "a": base["a"] + 0.2}, corrected)["largest_z"] > 10
+    # TRPO's is 4 * 3 + 1 * 3. Means of ten have a tenth of it; all episodes make one batch, which tells nothing.
+    np.testing.assert_allclose(found["ratio"], 9.0 / 15.0, rtol=0.05)
+    low, high = found["ratio_interval"]
+    assert low < found["ratio"] < high and high - low < 0.1
+    assert {n: row["count"] for n, row in found["batches"].items()} == {1: 4000, 10: 400}
+    np.testing.assert_allclose(found["batches"][10]["variance"], 0.9, rtol=0.15)
+    assert mscv_variance._statistics(base, base, ())["ratio_interval"] is None
+    assert mscv_variance._statistics({**base, "a": base["a"] + 0.2}, corrected, ())["largest_z"] > 10
 
 
 def test_coefficients_are_found_on_the_other_half():
@@ -48,8 +55,10 @@ def test_coefficients_are_found_on_the_other_half():
 @pytest.mark.parametrize(
     ("main", "arguments", "message"),
     [
-        (mscv_variance.main, ["--run", "nowhere", "--episodes", "30"], "episodes=30 must be"),
-        (mscv_variance.main, ["--run", "nowhere"], "nowhere"),
+        (mscv_variance.main, ["--runs", "nowhere", "--episodes", "30"], "episodes=30 must be"),
+        (mscv_variance.main, ["--runs", "nowhere", "--batch-episodes", "0"], "batch_episodes"),
+        (mscv_variance.main, ["--runs"], "runs is empty"),
+        (mscv_variance.main, ["--runs", "nowhere"], "nowhere"),
         (trpo.main, ["--methods", "trpoo"], "did you mean 'trpo'"),
         (trpo.main, ["--num-envs", "7"], "multiple of num_envs=7"),
         (trpo.main, ["--repeats", "0"], "repeats=0"),
