@@ -2,7 +2,8 @@
 
 Batches of 5,000 steps on swimmer by default. The parts are compiled and timed one by one, in turns, and so is the whole
 step; beside them the TRPO of sb3-contrib where it is installed. Seconds are those of the clock and, where others use
-the machine too, those of all cores. Prints a table; writes manifest.json and results.json.
+the machine too, those of all cores. Memory is what the compiled step takes, the batches it remembers included. Prints a
+table; writes manifest.json and results.json.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Arguments:
     """Instances that are stepped side by side: fewer finish whole episodes, more need fewer calls of the policy."""
     steps: int = 5000
     """Steps of a batch."""
+    horizon: int | None = None
+    """Model steps of MSCV; by default the paper's."""
     repeats: int = 5
     """Timed repetitions, of which the medians are reported."""
     seed: int = 0
@@ -64,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(Arguments, args=list(argv), prog=f"python -m benchmarks {name}", description=__doc__)
     if arguments.repeats < 1:
         raise InputError(f"repeats={arguments.repeats} must be at least 1.")
+    if arguments.horizon is not None and arguments.horizon < 1:
+        raise InputError(f"horizon={arguments.horizon} must be at least 1; --methods trpo is without a model.")
     for count in arguments.num_envs:
         if count < 1 or arguments.steps % count:
             raise InputError(f"steps={arguments.steps} must be a multiple of num_envs={count}, at least 1.")
@@ -90,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]:
-    """Median seconds of every part, on the state that one iteration left."""
+    """Median seconds of every part, on the state that one iteration left, and the memory of the whole step."""
     import jax
 
     from jaxhybrid import envs
@@ -99,8 +104,10 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
     from jaxhybrid.types import HostEnv
 
     preset = "paper" if method == "mscv" else f"paper/{method}"
+    horizon = arguments.horizon if method == "mscv" and arguments.horizon else mscv.presets[preset].horizon
     config = dataclasses.replace(
         mscv.presets[preset],
+        horizon=horizon,
         env="",
         num_envs=num_envs,
         steps_per_iteration=arguments.steps,
@@ -131,8 +138,8 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
 
     fit_model = jax.jit(lambda learner, memory: mscv_fits.fit_model(parts, learner, memory, key)[0].model)
     fit_value = jax.jit(lambda learner, memory: mscv_fits.fit_value(parts, learner, memory, key)[0].value_params)
-    whole = jax.jit(system.step)
     batch = collect()
+    whole = jax.jit(system.step).lower(state, batch).compile()
     state, _ = whole(state, batch)
     calls: dict[str, Callable[[], Any]] = {
         "collect": collect,
@@ -153,7 +160,11 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
             seconds[part].append((time.perf_counter() - began, time.process_time() - began_cpu))
     env.close()
     medians = {part: np.median(taken, axis=0) for part, taken in seconds.items()}
-    return {part: {"clock": float(clock), "cores": float(cores)} for part, (clock, cores) in medians.items()}
+    needed = whole.memory_analysis()
+    assert needed is not None, "every platform of XLA knows what its programs need"
+    size = needed.argument_size_in_bytes + needed.output_size_in_bytes + needed.temp_size_in_bytes
+    taken = {part: {"clock": float(clock), "cores": float(cores)} for part, (clock, cores) in medians.items()}
+    return taken | {"memory": {"gigabytes": size / 1e9}}
 
 
 def _peer(arguments: Arguments, num_envs: int) -> dict[str, Any] | None:
@@ -174,12 +185,13 @@ def _peer(arguments: Arguments, num_envs: int) -> dict[str, Any] | None:
 def _table(rows: Mapping[str, Mapping[str, Any]], title: str) -> rich.table.Table:
     shown = rich.table.Table(title=f"{title}: clock (cores)")
     shown.add_column("method")
-    for part in (*_PARTS, "iteration"):
+    for part in (*_PARTS, "iteration", "memory, GB"):
         shown.add_column(part, justify="right")
     for name, row in rows.items():
         cells = [f"{row[p]['clock']:.2f} ({row[p]['cores']:.2f})" if p in row else "" for p in _PARTS]
         total = [sum(row[p][what] for p in ("collect", "whole step")) for what in ("clock", "cores")]
-        shown.add_row(name, *cells, f"{total[0]:.2f} ({total[1]:.2f})")
+        memory = f"{row['memory']['gigabytes']:.2f}" if "memory" in row else ""
+        shown.add_row(name, *cells, f"{total[0]:.2f} ({total[1]:.2f})", memory)
     return shown
 
 

@@ -13,7 +13,7 @@ from jaxhybrid.envs import episodes
 from jaxhybrid.errors import InputError
 from jaxhybrid.systems import mscv, mscv_fits, mscv_gradient, mscv_updates
 from jaxhybrid.systems.mscv_config import checked
-from jaxhybrid.types import HostEnv
+from jaxhybrid.types import HostEnv, Segment
 from tests.systems import cases
 
 SMOKE = mscv.presets["smoke"]
@@ -62,6 +62,18 @@ def test_a_run_keeps_its_structure_learns_and_counts():
     for logged in metrics:
         assert logged["policy/accepted"] == 1
         assert 0 < logged["policy/kl"] <= 0.01 + 2e-6
+
+
+def test_chunks_bound_the_memory_of_the_gradient():
+    """25,000 steps, five model steps each, networks of the paper's size: 19 MB, and 413 MB in one chunk."""
+    config = dataclasses.replace(mscv.presets["paper"], steps_per_iteration=25_000, horizon=5, segment_chunk=1000)
+    parts = mscv_updates.make_parts(config, ENV.spec)
+    learner = jax.eval_shape(partial(mscv_updates.init_learner, parts), KEY)
+    shapes = {"obs": (2,), "action": (1,), "noise": (5, 1), "empirical_return": (), "mask": (5,)}
+    batch = Segment(**{name: jax.ShapeDtypeStruct((25_000, *shape), jnp.float32) for name, shape in shapes.items()})
+    gradient = jax.jit(partial(mscv_gradient.policy_gradient, parts))
+    needed = gradient.lower(learner, batch, learner.advice, KEY).compile().memory_analysis()
+    assert needed.argument_size_in_bytes + needed.temp_size_in_bytes < 30 * 2**20
 
 
 def test_memory_keeps_the_last_batches():
