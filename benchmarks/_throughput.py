@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from jaxhybrid import dynamics, envs
 from jaxhybrid.envs import episodes, mbbl
+from jaxhybrid.sharding import BATCH_AXIS
 from jaxhybrid.systems import maac, maac_updates
 from jaxhybrid.types import EnvSpec, PyTree, Transition
 
@@ -45,6 +47,8 @@ def own_tasks(config: Config) -> list[Task]:
     tasks = [_task(f"matmul {size}", "products", 1, lambda x: x @ x, square, flops=2.0 * size**3)]
     tasks += [_env_task(name, config) for name in config.envs]
     tasks += [_sac_task(config), _products_task(config), _ensemble_task(config)]
+    used = max(count for count in range(1, jax.device_count() + 1) if _MEMBERS % count == 0)
+    tasks += [_ensemble_task(config, jax.devices()[:used])] if used > 1 else []
     return tasks + [_actor_task(config, horizon) for horizon in config.horizons]
 
 
@@ -139,15 +143,17 @@ def _products_task(config: Config) -> Task:
     return _task(name, "layers", config.repeats, products, rows, weights, flops=flops)
 
 
-def _ensemble_task(config: Config) -> Task:
-    """One epoch of a fit, its row statistics and validation included."""
+def _ensemble_task(config: Config, devices: Sequence[jax.Device] = ()) -> Task:
+    """One epoch of a fit, its row statistics and validation included; with devices, members are divided over them."""
     parts = _parts(config, model_max_epochs=1, model_batch_size=config.batch)
     size = config.repeats * config.batch * 5 // 4
     held_out = jax.random.bernoulli(jax.random.key(5), 0.2, (size, _MEMBERS))
     data = dynamics.Bootstrap(_rows(size), held_out, jnp.asarray(size))
     state = parts.ensemble.init(jax.random.key(6))
     flops = 3 * _MEMBERS * config.batch * _mlp_flops((_OBS + _ACTION, *config.model_hidden, 2 * _OBS))
-    return _task(_ENSEMBLE, "steps", config.repeats, parts.ensemble.fit, state, data, jax.random.key(7), flops=flops)
+    name = f"{_ENSEMBLE}, members on {len(devices)} devices" if devices else _ENSEMBLE
+    with jax.set_mesh(jax.sharding.Mesh(np.array(devices), (BATCH_AXIS,))) if devices else contextlib.nullcontext():
+        return _task(name, "steps", config.repeats, parts.ensemble.fit, state, data, jax.random.key(7), flops=flops)
 
 
 def _actor_task(config: Config, horizon: int) -> Task:

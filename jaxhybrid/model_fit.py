@@ -12,7 +12,7 @@ import optax
 
 from jaxhybrid.losses.dynamics import gaussian_nll
 from jaxhybrid.ops import trees
-from jaxhybrid.sharding import spread
+from jaxhybrid.sharding import divides, spread
 from jaxhybrid.types import Array, Key, PyTree, Transition
 
 __all__ = ["Bootstrap", "EnsembleState", "HeadFn", "Normaliser", "fit"]
@@ -143,8 +143,10 @@ def fit(
       The fitted state and the metrics ``train_loss``, ``validation_loss`` (means over members) and ``epochs``.
     """
     validation_key, epochs_key = jax.random.split(key)
+    # Members have next to nothing to tell each other, rows of a batch have whole gradients.
+    axis = 0 if divides(data.held_out.shape[1]) else 1
     state = state._replace(normaliser=_statistics(data, predict_reward))
-    validation = _validation_rows(data, predict_reward, validation_key)
+    validation = spread(_validation_rows(data, predict_reward, validation_key), axis=axis)
     # As many gradient steps as a pass over the training rows of a member (four fifths of all) would take.
     steps = jnp.maximum(1, (data.size * 4) // (5 * batch_size))
 
@@ -154,7 +156,7 @@ def fit(
     def epoch(progress: _Progress) -> _Progress:
         def minibatch(i: Array, carry: tuple[EnsembleState, Array]) -> tuple[EnsembleState, Array]:
             row_key = jax.random.fold_in(jax.random.fold_in(epochs_key, progress.epoch), i)
-            rows = spread(_training_rows(data, predict_reward, batch_size, row_key), axis=1)
+            rows = spread(_training_rows(data, predict_reward, batch_size, row_key), axis=axis)
             return _gradient_step(carry[0], rows, progress.active, head_fn=head_fn, optimiser=optimiser)
 
         fitted, losses = jax.lax.fori_loop(0, steps, minibatch, (progress.state, progress.train_loss))
@@ -278,20 +280,24 @@ def _training_rows(data: Bootstrap, predict_reward: bool, batch_size: int, key: 
     """Draws each member's minibatch with replacement; held-out rows are replaced once, then weighted zero."""
     num_members = data.held_out.shape[1]
     index = jax.random.randint(key, (2, num_members, batch_size), 0, data.size)
-    member = jnp.arange(num_members)[:, None]
-    index = jnp.where(data.held_out[index[0], member], index[1], index[0])
-    return _gather(data, predict_reward, index, ~data.held_out[index, member])
+    index = jnp.where(_held_out(data, index[0]), index[1], index[0])
+    return _gather(data, predict_reward, index, ~_held_out(data, index))
 
 
 def _validation_rows(data: Bootstrap, predict_reward: bool, key: Key) -> _Rows:
     """Draws each member's validation rows once per fit."""
     num_members = data.held_out.shape[1]
     candidates = jax.random.randint(key, (num_members, 5 * _VALIDATION_ROWS), 0, data.size)
-    held_out = data.held_out[candidates, jnp.arange(num_members)[:, None]]
+    held_out = _held_out(data, candidates)
     order = jnp.argsort(~held_out, axis=1, stable=True)[:, :_VALIDATION_ROWS]
     return _gather(
         data, predict_reward, jnp.take_along_axis(candidates, order, 1), jnp.take_along_axis(held_out, order, 1)
     )
+
+
+def _held_out(data: Bootstrap, index: Array) -> Array:
+    """Whether each member validates on its rows of ``index [M, b]``."""
+    return jax.vmap(lambda column, rows: column[rows], in_axes=(1, 0))(data.held_out, index)
 
 
 def _gather(data: Bootstrap, predict_reward: bool, index: Array, use: Array) -> _Rows:

@@ -7,12 +7,18 @@ from typing import TypeVar
 import jax
 from jax.sharding import PartitionSpec
 
-__all__ = ["BATCH_AXIS", "spread"]
+__all__ = ["BATCH_AXIS", "divides", "spread"]
 
 BATCH_AXIS = "batch"
 """Name of the axis of the mesh that batches are divided over."""
 
 TreeT = TypeVar("TreeT")
+
+
+def divides(size: int) -> bool:
+    """Returns whether the active mesh has several devices and ``size`` divides evenly over them."""
+    devices = _devices()
+    return devices > 1 and size % devices == 0
 
 
 def spread(tree: TreeT, *, axis: int = 0) -> TreeT:
@@ -29,10 +35,13 @@ def spread(tree: TreeT, *, axis: int = 0) -> TreeT:
     Returns:
       The same arrays.
     """
-    devices = jax.sharding.get_abstract_mesh().shape.get(BATCH_AXIS, 1)
     spec = PartitionSpec(*[None] * axis, BATCH_AXIS)
 
     def one(leaf: jax.Array) -> jax.Array:
-        return jax.lax.with_sharding_constraint(leaf, spec) if leaf.shape[axis] % devices == 0 else leaf
+        return jax.lax.with_sharding_constraint(leaf, spec) if divides(leaf.shape[axis]) else leaf
 
-    return jax.tree.map(one, tree) if devices > 1 else tree
+    return jax.tree.map(one, tree) if _devices() > 1 else tree
+
+
+def _devices() -> int:
+    return int(jax.sharding.get_abstract_mesh().shape.get(BATCH_AXIS, 1))

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxhybrid.sharding import spread
+from jaxhybrid.sharding import divides, spread
 
 
 def test_without_a_mesh_nothing_happens():
     tree = {"x": jnp.ones((4, 3)), "key": jax.random.split(jax.random.key(0), 4)}
     assert spread(tree) is tree
+    assert not divides(4)
 
 
 SCRIPT = """
@@ -38,3 +39,32 @@ def test_a_batch_that_divides_is_divided_and_the_gradient_stays(rows, divided):
     command = [sys.executable, "-c", SCRIPT.format(rows=rows)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.split() == [str(divided), "True"]
+
+
+ENSEMBLE = """
+import re
+import jax, jax.numpy as jnp
+from jaxhybrid.dynamics import Bootstrap
+from tests.test_model_fit import compiled, splits, transitions, ROWS
+
+ensemble, _ = compiled("rolling")
+data = Bootstrap(transitions(), jnp.asarray(splits()), jnp.asarray(ROWS))
+state, key = ensemble.init(jax.random.key(1)), jax.random.key(2)
+alone, _ = jax.jit(ensemble.fit)(state, data, key)
+with jax.set_mesh(jax.sharding.Mesh(jax.devices(), ("batch",))):
+    program = jax.jit(ensemble.fit).lower(state, data, key).compile()
+together, _ = program(state, data, key)
+gap = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), alone.params, together.params)
+# What the devices tell each other inside the loops: shapes of every exchange, and none has the size of a weight.
+exchanged = re.findall(r"= (.*?) (?:all-reduce|all-gather|all-to-all)\\(", program.as_text())
+sizes = [[int(n) for n in dims.split(",") if n] for each in exchanged for dims in re.findall(r"\\[([0-9,]*)\\]", each)]
+print(len(exchanged) > 0, max(len(size) for size in sizes) < 2, max(jax.tree.leaves(gap)) < 1e-4)
+"""
+
+
+def test_members_of_an_ensemble_are_divided_and_exchange_no_weights():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    result = subprocess.run(
+        [sys.executable, "-c", ENSEMBLE], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert result.stdout.split() == ["True", "True", "True"]
