@@ -2,8 +2,9 @@
 
 Reads the runs of ``python -m experiments mscv --method all``: ``--runs`` is a directory with one run per method. A
 method has *reached* the threshold at the first iteration at which the return of the episodes that ended in it
-(undiscounted, of the policy that explores), averaged over this and the two iterations before, is at or above it. Writes
-table1.json and curves.png there.
+(undiscounted, of the policy that explores), averaged over this and the two iterations before, is at or above it. The
+returns of the last ten iterations are compared with TRPO's: on the seeds that both have, which start alike (paired t),
+or as independent runs where the other is another library's (Welch). Writes table1.json and curves.png there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import rich.console
 import rich.table
+import scipy.stats
 import tyro
 
 from jaxhybrid.errors import InputError
@@ -29,6 +31,7 @@ THRESHOLDS = {"swimmer": 90.0, "reacher": -7.0, "walker": 2500.0, "hopper": 2000
 """Of the paper's table 1."""
 _PAPER = {"swimmer": (21, 30), "reacher": (34, 42), "walker": (167, 279), "hopper": (35, 57)}
 _WINDOW = 3
+_BASE = "trpo"
 _METRIC = "collect/episode_return"
 
 
@@ -69,6 +72,15 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"threshold is missing: the paper has none for {env!r}.")
     curve = {method: curves.of_records(_in_one(run), _METRIC, method) for method, run in found.items()}
     rows = {method: reached(each, threshold) for method, each in curve.items()}
+    if _BASE in rows:
+        for method in rows.keys() - {_BASE}:
+            rows[method]["minus_trpo"] = _minus_trpo(
+                *(
+                    dict(zip(records.identity(found[m])["seeds"], rows[m]["last"], strict=True))
+                    for m in (method, _BASE)
+                ),
+                paired=records.identity(found[method])["study"] == records.identity(found[_BASE])["study"],
+            )
     facts = {
         "env": env,
         "threshold": threshold,
@@ -115,6 +127,29 @@ def reached(curve: curves.Curve, threshold: float) -> dict[str, Any]:
     }
 
 
+def difference(ours: Sequence[float], base: Sequence[float], *, paired: bool) -> list[float] | None:
+    """Mean difference and its 95 % t interval, ``[mean, low, high]``; None for a single seed.
+
+    Args:
+      ours: a number for every seed.
+      base: the same of the method to compare with.
+      paired: whether seeds belong together.
+    """
+    x, y = np.asarray(ours), np.asarray(base)
+    if min(len(x), len(y)) < 2:
+        return None
+    test = scipy.stats.ttest_rel(x, y) if paired else scipy.stats.ttest_ind(x, y, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return [round(float(v), 2) for v in (x.mean() - y.mean(), interval.low, interval.high)]
+
+
+def _minus_trpo(ours: Mapping[int, float], base: Mapping[int, float], *, paired: bool) -> list[float] | None:
+    if not paired:
+        return difference(list(ours.values()), list(base.values()), paired=False)
+    common = sorted(ours.keys() & base.keys())
+    return difference([ours[seed] for seed in common], [base[seed] for seed in common], paired=True)
+
+
 def table(
     rows: Mapping[str, Mapping[str, Any]], env: str, threshold: float, paper: tuple[int, int] | None
 ) -> rich.table.Table:
@@ -123,11 +158,12 @@ def table(
     shown = rich.table.Table(
         title=f"Iterations until the return on {env} is {threshold:g}, over {_WINDOW} iterations{claim}"
     )
-    for name in ("method", "seeds", "reached", "median", "quartiles", "return, last 10"):
+    for name in ("method", "seeds", "reached", "median", "quartiles", "return, last 10", "minus TRPO, 95 %"):
         shown.add_column(name, justify="left" if name == "method" else "right")
     for method, row in rows.items():
         never = f"> {row['total']}"
         low, high = (never if x is None else str(x) for x in row["quartiles"])
+        gap = row.get("minus_trpo")
         shown.add_row(
             method,
             str(len(row["iterations"])),
@@ -135,6 +171,7 @@ def table(
             never if row["median"] is None else str(row["median"]),
             f"{low} to {high}",
             f"{np.mean(row['last']):.1f}",
+            f"{gap[0]:.1f} [{gap[1]:.1f}, {gap[2]:.1f}]" if gap else "",
         )
     return shown
 

@@ -67,6 +67,18 @@ def test_reached_by_hand():
     assert (found["median"], found["quartiles"], found["total"]) == (4, [3, None], 5)
 
 
+def test_differences_by_hand():
+    # Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), the t quantile of two degrees of freedom is 4.303.
+    np.testing.assert_allclose(mscv_table.difference([2, 4, 6], [1, 2, 3], paired=True), [2, -0.48, 4.48], atol=0.01)
+    # As independent runs: variances 4 / 3 and 1 / 3, Welch's degrees of freedom (25 / 9) / (17 / 18) = 2.94.
+    mean, low, high = mscv_table.difference([2, 4, 6], [1, 2, 3], paired=False)
+    np.testing.assert_allclose([mean, (high - low) / 2], [2, 3.2183 * np.sqrt(5 / 3)], rtol=0.01)
+    assert mscv_table.difference([1], [2], paired=True) is None
+    # Only the seeds that both have are pairs.
+    found = mscv_table._minus_trpo({1: 4.0, 0: 2.0, 2: 6.0, 7: 99.0}, {0: 1.0, 1: 2.0, 2: 3.0}, paired=True)
+    assert found == mscv_table.difference([2, 4, 6], [1, 2, 3], paired=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
