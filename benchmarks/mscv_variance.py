@@ -213,10 +213,13 @@ def _draw(stages: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
         rows = [stage["rows"][name] for name in names]
         ratios = np.array([row["ratio"] for row in rows])
         ends = np.array([row["ratio_interval"] or [row["ratio"]] * 2 for row in rows])
-        bars = axes.barh(positions, ratios, color=colours)
+        axes.barh(positions, ratios, color=colours)
         axes.errorbar(ratios, positions, xerr=np.abs(ends - ratios[:, None]).T, fmt="none", ecolor="0.2", capsize=2)
-        labels = [f"{ratio:.3f}" for ratio in ratios]
-        axes.bar_label(bars, labels=labels, label_type="center", color="white", fontsize=8)
+        for ratio, end, position in zip(ratios, ends[:, 1], positions, strict=True):
+            inside = ratio > 0.3
+            at, colour = (ratio / 2, "white") if inside else (end + 0.02, "black")
+            where = {"ha": "center" if inside else "left", "va": "center"}
+            axes.text(at, position, f"{ratio:.3f}", color=colour, fontsize=8, **where)
         axes.set_yticks(positions, names)
         axes.axvline(1.0, color="0.4", linestyle="--")
         axes.set_xlim(left=0.0, right=1.1 * max(1.0, ends.max()))
