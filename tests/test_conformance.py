@@ -397,9 +397,9 @@ def test_every_system_has_a_case():
 
 
 def test_system_steps_have_the_shape_of_scan():
-    _, system, init, step = cases.build("smoke")
+    _, system, init, step = cases.build("smoke/sac")
     assert isinstance(system, System)
-    states, metrics = cases.run("smoke", 3)
+    states, metrics = cases.run("smoke/sac", 3)
     for state, logged in zip(states[1:], metrics):
         assert jax.tree.structure(state) == jax.tree.structure(states[0])
         assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, states[0])
@@ -412,8 +412,8 @@ def test_system_steps_have_the_shape_of_scan():
 
 
 def test_system_actions_are_pure_and_inside_the_box():
-    _, system, _, _ = cases.build("smoke")
-    state = cases.run("smoke", 3)[0][3]
+    _, system, _, _ = cases.build("smoke/sac")
+    state = cases.run("smoke/sac", 3)[0][3]
     act = jax.jit(partial(system.act, deterministic=False))
     action = act(state, jnp.ones(3), KEY)
     assert action.shape == (1,)
