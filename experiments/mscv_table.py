@@ -73,14 +73,9 @@ def main(argv: Sequence[str]) -> int:
     curve = {method: curves.of_records(_in_one(run), _METRIC, method) for method, run in found.items()}
     rows = {method: reached(each, threshold) for method, each in curve.items()}
     if _BASE in rows:
+        runs = {method: records.identity(run) for method, run in found.items()}
         for method in rows.keys() - {_BASE}:
-            rows[method]["minus_trpo"] = _minus_trpo(
-                *(
-                    dict(zip(records.identity(found[m])["seeds"], rows[m]["last"], strict=True))
-                    for m in (method, _BASE)
-                ),
-                paired=records.identity(found[method])["study"] == records.identity(found[_BASE])["study"],
-            )
+            rows[method]["minus_trpo"] = _minus_trpo(rows[method], rows[_BASE], runs[method], runs[_BASE])
     facts = {
         "env": env,
         "threshold": threshold,
@@ -143,9 +138,13 @@ def difference(ours: Sequence[float], base: Sequence[float], *, paired: bool) ->
     return [round(float(v), 2) for v in (x.mean() - y.mean(), interval.low, interval.high)]
 
 
-def _minus_trpo(ours: Mapping[int, float], base: Mapping[int, float], *, paired: bool) -> list[float] | None:
-    if not paired:
-        return difference(list(ours.values()), list(base.values()), paired=False)
+def _minus_trpo(
+    row: Mapping[str, Any], base_row: Mapping[str, Any], run: Mapping[str, Any], base_run: Mapping[str, Any]
+) -> list[float] | None:
+    """`difference` of two rows, paired on common seeds where both runs are of the same study, by their identities."""
+    if run["study"] != base_run["study"]:
+        return difference(row["last"], base_row["last"], paired=False)
+    ours, base = (dict(zip(r["seeds"], of["last"], strict=True)) for r, of in ((run, row), (base_run, base_row)))
     common = sorted(ours.keys() & base.keys())
     return difference([ours[seed] for seed in common], [base[seed] for seed in common], paired=True)
 

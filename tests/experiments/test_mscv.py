@@ -74,9 +74,13 @@ def test_differences_by_hand():
     mean, low, high = mscv_table.difference([2, 4, 6], [1, 2, 3], paired=False)
     np.testing.assert_allclose([mean, (high - low) / 2], [2, 3.2183 * np.sqrt(5 / 3)], rtol=0.01)
     assert mscv_table.difference([1], [2], paired=True) is None
-    # Only the seeds that both have are pairs.
-    found = mscv_table._minus_trpo({1: 4.0, 0: 2.0, 2: 6.0, 7: 99.0}, {0: 1.0, 1: 2.0, 2: 3.0}, paired=True)
-    assert found == mscv_table.difference([2, 4, 6], [1, 2, 3], paired=True)
+    # Only the seeds that both have are pairs; another library's runs are not, and need not name seeds.
+    ours, base = {"last": [4.0, 2.0, 6.0, 99.0]}, {"last": [1.0, 2.0, 3.0]}
+    run, base_run = {"study": "mscv", "seeds": [1, 0, 2, 7]}, {"study": "mscv", "seeds": [0, 1, 2]}
+    paired = mscv_table.difference([2, 4, 6], [1, 2, 3], paired=True)
+    assert mscv_table._minus_trpo(ours, base, run, base_run) == paired
+    apart = mscv_table.difference([4, 2, 6, 99], [1, 2, 3], paired=False)
+    assert mscv_table._minus_trpo(ours, base, {"study": "trpo_returns"}, base_run) == apart
 
 
 @pytest.mark.parametrize(
