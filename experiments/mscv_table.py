@@ -25,7 +25,7 @@ import tyro
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, curves, plots, records
 
-__all__ = ["THRESHOLDS", "main", "reached", "table"]
+__all__ = ["THRESHOLDS", "difference", "main", "reached", "table"]
 
 THRESHOLDS = {"swimmer": 90.0, "reacher": -7.0, "walker": 2500.0, "hopper": 2000.0}
 """Of the paper's table 1."""
