@@ -160,11 +160,14 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
             seconds[part].append((time.perf_counter() - began, time.process_time() - began_cpu))
     env.close()
     medians = {part: np.median(taken, axis=0) for part, taken in seconds.items()}
-    needed = whole.memory_analysis()
-    assert needed is not None, "every platform of XLA knows what its programs need"
-    size = needed.argument_size_in_bytes + needed.output_size_in_bytes + needed.temp_size_in_bytes
     taken = {part: {"clock": float(clock), "cores": float(cores)} for part, (clock, cores) in medians.items()}
-    return taken | {"memory": {"gigabytes": size / 1e9}}
+    return taken | {"memory": {"gigabytes": _gigabytes(whole)}}
+
+
+def _gigabytes(program: Any) -> float:
+    """What a compiled program takes: arguments, results and what it computes in between."""
+    needed = program.memory_analysis()
+    return (needed.argument_size_in_bytes + needed.output_size_in_bytes + needed.temp_size_in_bytes) / 1e9
 
 
 def _peer(arguments: Arguments, num_envs: int) -> dict[str, Any] | None:
