@@ -1,15 +1,23 @@
 """Rules that every test runs under: no silent rank promotion, no warnings, float64 by marker."""
 
 import contextlib
+import importlib.metadata
 import os
 import pathlib
+
+# Most of a test's time is compilation, and most of that is machine code made fast that runs once. Processes that tests
+# start inherit this; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if importlib.metadata.version("jaxlib").startswith("0.10.") and os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+    # A slow stage of the CPU compiler that later versions cannot leave out.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of a test's time is compilation; the second run on a machine is several times faster.
+# The second run on a machine is several times faster.
 jax.config.update(
     "jax_compilation_cache_dir",
     os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"),

@@ -468,7 +468,8 @@ def test_a_model_needs_an_end_that_it_can_see():
 
 
 def check_diagnosis(metrics, with_snr, learner, diagnosed):
-    assert identical(diagnosed, learner)
+    # Two programs, whose sums may be rounded differently; another draw would move parameters by a step of 1e-3.
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), diagnosed, learner)
     added = with_snr.keys() - metrics.keys()
     assert added == {"actor/snr", "critic/snr"}
     assert all(np.isfinite(with_snr[name]) and with_snr[name] > -1.0 for name in added)
