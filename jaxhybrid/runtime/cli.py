@@ -80,6 +80,8 @@ def studies(package: str) -> dict[str, str]:
 def front_door(package: str, argv: Sequence[str]) -> int:
     """Lists the studies of a package, or runs the one that is named first with the arguments that follow.
 
+    The ``smoke`` preset of an experiment, which runs for a moment, is compiled in haste.
+
     Args:
       package: name of a package whose public modules have ``main(argv) -> int``.
       argv: of the process, without its name.
@@ -100,7 +102,26 @@ def front_door(package: str, argv: Sequence[str]) -> int:
     name, *rest = argv
     if name not in found:
         raise unknown("study", name, found)
+    if package == "experiments" and _named_preset(rest, f"python -m {package} {name}").partition("/")[0] == "smoke":
+        _compile_in_haste()
     return importlib.import_module(f"{package}.{name}").main(rest)
+
+
+def _named_preset(argv: Sequence[str], prog: str, default: str = "") -> str:
+    """Returns the value of ``--preset``."""
+    first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=default)
+    return first.parse_known_args(argv)[0].preset
+
+
+def _compile_in_haste() -> None:
+    """Spares the compiler most of its work on fast code, here and in child processes, unless the user has chosen."""
+    if "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ:
+        return
+    import jax  # Heavy, and not needed to list the studies.
+
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def parse(
@@ -130,9 +151,7 @@ def parse(
     """
     prog = f"python -m {module}"
     # The preset decides the defaults of everything else, so it is looked up first.
-    first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default=preset)
-    chosen = first.parse_known_args(argv)[0].preset
+    chosen = _named_preset(argv, prog, preset)
     if chosen not in presets:
         raise unknown("preset", chosen, presets)
     config: Any = presets[chosen]

@@ -1,6 +1,9 @@
+import os
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
 
 from jaxhybrid.errors import InputError
@@ -48,6 +51,35 @@ def test_the_front_door_lists_what_there_is(package):
     assert result.stdout.startswith(f"usage: python -m {package}")
     names = cli.studies(package)
     assert all(f"  {name} " in result.stdout and line for name, line in names.items())
+
+
+@pytest.mark.parametrize(
+    ("package", "preset", "chosen", "hasty"),
+    [
+        ("experiments", ["--preset", "smoke"], None, True),
+        ("experiments", ["--preset=smoke/sac"], None, True),
+        ("experiments", ["--preset", "smoke"], "0", False),
+        ("experiments", ["--preset", "demo"], None, False),
+        ("experiments", [], None, False),
+        ("benchmarks", ["--preset", "smoke"], None, False),
+    ],
+)
+def test_smoke_presets_of_experiments_are_compiled_in_haste(package, preset, chosen, hasty, monkeypatch):
+    name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+    study = types.SimpleNamespace(main=lambda argv: int(jax.config.values["jax_disable_most_optimizations"]))
+    monkeypatch.setattr(cli.importlib, "import_module", lambda module: study)
+    monkeypatch.setattr(cli, "studies", lambda package: {"study": ""})
+    before = jax.config.values["jax_disable_most_optimizations"]
+    monkeypatch.setenv(name, "0")
+    if chosen is None:
+        monkeypatch.delenv(name)
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        assert cli.front_door(package, ["study", *preset]) == hasty
+        # Child processes do as their parent does.
+        assert os.environ.get(name) == ("1" if hasty else chosen)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_an_unknown_study_names_the_nearest():
