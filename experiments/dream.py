@@ -63,8 +63,15 @@ def _with_words(argv: Sequence[str]) -> list[str]:
     if given.variant not in VARIANTS:
         raise unknown("variant", given.variant, VARIANTS)
     # Before the fields that are given, which have the last word.
-    fields = [text for name, value in VARIANTS[given.variant].items() for text in (f"--config.{name}", str(value))]
-    return [*(text.replace("_", "-") if text.startswith("--") else text for text in fields), *rest]
+    return [text for name, value in VARIANTS[given.variant].items() for text in _option(name, value)] + rest
+
+
+def _option(name: str, value: object) -> tuple[str, ...]:
+    """Returns what sets a field of the config on the command line; a truth value is an option by itself."""
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return (f"--config.{words}" if value else f"--config.no-{words}",)
+    return f"--config.{words}", str(value)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """The study of DREAM: what is refused, what the papers' words mean, and a run end to end with its figure."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 from experiments import dream, dream_figure
 from jaxhybrid.errors import InputError
-from jaxhybrid.systems.dream_config import VARIANTS
+from jaxhybrid.systems.dream_config import VARIANTS, presets
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -37,9 +39,31 @@ def test_the_papers_words_are_an_environment_and_fields():
         "--env",
         "city/map",
     ]
-    for variant, fields in VARIANTS.items():
-        words = dream._with_words(["--variant", variant])
-        assert len(words) == 2 * len(fields)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Configs of the runs that the study starts, none of which does anything."""
+    configs = []
+
+    def train(setting, *, config, **_):
+        configs.append(config)
+        return SimpleNamespace(exit_code=0)
+
+    monkeypatch.setattr(dream.training, "train", train)
+    return configs
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_is_started_with_its_fields(variant, started):
+    assert dream.main(["--variant", variant, "--preset", "smoke"]) == 0
+    assert started == [dataclasses.replace(presets["smoke"], **VARIANTS[variant])]
+
+
+def test_a_field_that_is_given_has_the_last_word_over_the_variant(started):
+    fields = ["--config.no-shared", "--config.plan-depth", "0"]
+    assert dream.main(["--variant", "planning", "--preset", "smoke", *fields]) == 0
+    assert started == [presets["smoke"]]
 
 
 @pytest.mark.parametrize("given", [[], ["DREAM"], ["=runs/a"], ["DREAM=nowhere"]])
