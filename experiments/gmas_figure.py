@@ -123,7 +123,8 @@ def _draw(rows: Mapping[str, Curves], path: Path, moves: str) -> None:
                 if depth in curve:
                     updates, values = curve[depth]
                     mean, half = _band(values)
-                    (line,) = axes[i, j].plot(updates, mean, label=f"{label} ({values.shape[1]} seeds)")
+                    seeds = "1 seed" if values.shape[1] == 1 else f"{values.shape[1]} seeds"
+                    (line,) = axes[i, j].plot(updates, mean, label=f"{label} ({seeds})")
                     axes[i, j].fill_between(updates, mean - half, mean + half, color=line.get_color(), alpha=0.2)
             axes[i, j].set_title(f"{row}, planning depth {depth}", fontsize=9)
             axes[i, j].grid(True, alpha=0.3)
