@@ -1,16 +1,16 @@
 """Rules that every test runs under: no silent rank promotion, no warnings, float64 by marker."""
 
 import contextlib
-import importlib.metadata
 import os
 import pathlib
+
+from tests import compilation
 
 # Most of a test's time is compilation, and most of that is machine code made fast that runs once. Processes that tests
 # start inherit this; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if importlib.metadata.version("jaxlib").startswith("0.10.") and os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
-    # A slow stage of the CPU compiler that later versions cannot leave out.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+if compilation.HAS_FUSION_EMITTERS and os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{compilation.FUSION_EMITTERS}=false".strip()
 
 import hypothesis
 import jax

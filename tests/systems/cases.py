@@ -10,6 +10,7 @@ import numpy as np
 from jaxhybrid import envs
 from jaxhybrid.systems import maac
 from jaxhybrid.types import HostEnv, Transition
+from tests.compilation import AS_SHIPPED
 
 
 def unused(*_):
@@ -22,11 +23,12 @@ def host_env():
 
 
 @functools.cache
-def build(preset, *, host=False, **changes):
+def build(preset, *, host=False, as_shipped=False, **changes):
     """``(config, system, jitted init, jitted step)``; the number of traces of ``step`` is ``step._cache_size()``."""
+    options = AS_SHIPPED if as_shipped else None
     config = dataclasses.replace(maac.presets[preset], **changes)
     system = maac.make(config, host_env() if host else envs.make("pendulum"))
-    return config, system, jax.jit(system.init), jax.jit(system.step)
+    return config, system, jax.jit(system.init), jax.jit(system.step, compiler_options=options)
 
 
 @functools.cache
