@@ -19,7 +19,7 @@ from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.runtime import console
 from jaxhybrid.runtime.options import RunOptions, checked
 
-__all__ = ["Arguments", "front_door", "parse", "run_main", "studies"]
+__all__ = ["Arguments", "front_door", "named_preset", "parse", "run_main", "studies"]
 
 BAD_INPUT_EXIT = 2
 INTERRUPTED_EXIT = 130
@@ -102,13 +102,19 @@ def front_door(package: str, argv: Sequence[str]) -> int:
     name, *rest = argv
     if name not in found:
         raise unknown("study", name, found)
-    if package == "experiments" and _named_preset(rest, f"python -m {package} {name}").partition("/")[0] == "smoke":
+    if package == "experiments" and named_preset(rest, f"python -m {package} {name}").partition("/")[0] == "smoke":
         _compile_in_haste()
     return importlib.import_module(f"{package}.{name}").main(rest)
 
 
-def _named_preset(argv: Sequence[str], prog: str, default: str = "") -> str:
-    """Returns the value of ``--preset``."""
+def named_preset(argv: Sequence[str], prog: str, default: str = "") -> str:
+    """Returns the value of ``--preset``, which decides the defaults of everything else.
+
+    Args:
+      argv: arguments of a study, without its name.
+      prog: the study's command, for messages.
+      default: where none is named.
+    """
     first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=default)
     return first.parse_known_args(argv)[0].preset
@@ -150,8 +156,7 @@ def parse(
       InputError: an unknown preset, bad options, no environment, or an environment that the preset is not meant for.
     """
     prog = f"python -m {module}"
-    # The preset decides the defaults of everything else, so it is looked up first.
-    chosen = _named_preset(argv, prog, preset)
+    chosen = named_preset(argv, prog, preset)
     if chosen not in presets:
         raise unknown("preset", chosen, presets)
     config: Any = presets[chosen]

@@ -5,7 +5,6 @@ A study declares its numbers as a frozen dataclass and a few named ones; every f
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from jaxhybrid.errors import InputError, unknown
-from jaxhybrid.runtime import console, records
+from jaxhybrid.runtime import cli, console, records
 
 __all__ = ["Study", "check_directory", "check_least", "check_seeds", "parse"]
 
@@ -96,9 +95,7 @@ def parse(
       InputError: an unknown preset, or a number or a directory that makes no sense.
     """
     prog, name = f"python -m {module}", module.rpartition(" ")[2]
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default=next(iter(presets)))
-    chosen = first.parse_known_args(argv)[0].preset
+    chosen = cli.named_preset(argv, prog, default=next(iter(presets)))
     if chosen not in presets:
         raise unknown("preset", chosen, presets)
     config: Any = presets[chosen]
