@@ -1,45 +1,37 @@
 """Networks that find out which task they are in: encoder of its number, decoder of what was seen, two kinds of policy.
 
-Observations are tuples of small integers. The first layer on an embedded integer is a table with a row per value, so
-that the whole layer is one product with the indicators of the values: exact, and a tenth of the arithmetic. Sequences
-may have any leading axes: a batch as one array lets the memory take the gradient of its weights in one product.
+Observations are tuples of small integers. Sequences may have any leading axes: a batch as one array lets the memory
+take the gradient of its weights in one product. Of a batch whose lengths are known nothing is computed past the ends.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxhybrid.context_layers import CODE, EMBEDDED, LSTM, Embedder, Hidden, Linear, Look, state_embedder
 from jaxhybrid.errors import unknown
 from jaxhybrid.networks import Network
-from jaxhybrid.ops import memory
+from jaxhybrid.ops import packing
 from jaxhybrid.types import Array, Key, PyTree
 
 __all__ = [
-    "CODE",
-    "LSTM",
     "ContextNetworks",
-    "Embedder",
+    "Decoder",
     "Heads",
-    "Look",
-    "PictureEmbedder",
     "RecurrentQ",
     "TrajectoryDecoder",
     "dueling",
     "make_networks",
 ]
 
-CODE = 64
-"""Numbers that describe a task."""
-_EMBEDDED, _HIDDEN, _MEMORY, _DECODER_MEMORY = 32, 256, 64, 128
+_HIDDEN, _MEMORY, _DECODER_MEMORY = 256, 64, 128
 _PREVIOUS_ACTION = 16
-
-Hidden = tuple[Array, ...]
 
 
 class Heads(NamedTuple):
@@ -49,24 +41,14 @@ class Heads(NamedTuple):
     advantage: Array
 
 
-class Look(NamedTuple):
-    """Observations as pictures.
-
-    Attributes:
-      draw: ``draw(obs [C]) -> picture``.
-      encoder: ``apply(params, picture) -> [CODE]``.
-    """
-
-    draw: Callable[[Array], Array]
-    encoder: Network
-
-
 class RecurrentQ(NamedTuple):
     """A policy by values over a sequence of observations.
 
     Attributes:
       init: ``init(key) -> params``.
       apply: ``apply(params, *inputs) -> Heads`` of every step of a sequence, or of many, ``[..., T]``.
+      packed: ``packed(params, *inputs, lengths)``, the same for sequences ``[B, T]`` of lengths ``[B]``, zeros past
+        their ends, without the arithmetic of what is past them; only of exploration.
       step: ``step(params, hidden, *inputs) -> (hidden, Heads)`` of one step of the same sequence.
       start: the hidden state before the first step; empty where there is no memory.
       embed: ``embed(params, obs [C]) -> [X]``, what the policy makes of an observation before anything else.
@@ -75,10 +57,26 @@ class RecurrentQ(NamedTuple):
 
     init: Callable[[Key], PyTree]
     apply: Callable[..., Heads]
+    packed: Callable[..., Heads]
     step: Callable[..., tuple[Hidden, Heads]]
     start: Hidden
     embed: Callable[[PyTree, Array], Array]
     values: Callable[..., Heads]
+
+
+class Decoder(NamedTuple):
+    """What every prefix of a trajectory says about the task; the first prefix, of no step, says nothing.
+
+    Attributes:
+      init: ``init(key) -> params``.
+      apply: ``apply(params, obs [..., T+1, C], action [..., T]) -> [..., T+1, CODE]``.
+      packed: ``packed(params, obs [B, T+1, C], action [B, T], lengths [B])``, the same, zeros past the ends, without
+        the arithmetic of what is past them.
+    """
+
+    init: Callable[[Key], PyTree]
+    apply: Callable[..., Array]
+    packed: Callable[..., Array]
 
 
 class ContextNetworks(NamedTuple):
@@ -86,14 +84,13 @@ class ContextNetworks(NamedTuple):
 
     Attributes:
       problem: ``apply(params, task_id []) -> [CODE]``.
-      decoder: ``apply(params, obs [T+1, C], action [T]) -> [T+1, CODE]``, one code for every prefix of the trajectory;
-        the first knows nothing.
+      decoder: of explorations.
       exploration: inputs ``obs [T, C]`` and the actions before them, plus one, 0 at the start, ``[T]``.
       execution: inputs ``obs [T, C]``, ``goal [G]`` and the code of the task ``[CODE]``.
     """
 
     problem: Network
-    decoder: Network
+    decoder: Decoder
     exploration: RecurrentQ
     execution: RecurrentQ
 
@@ -146,7 +143,7 @@ def make_networks(
     start = (jnp.zeros(_MEMORY),) * 2
     return ContextNetworks(
         problem=_network(_ProblemEncoder(num_ids), jnp.zeros((), jnp.int32)),
-        decoder=_network(TrajectoryDecoder(**sizes), several, actions),
+        decoder=_decoder(TrajectoryDecoder(**sizes), several, actions),
         exploration=_policy(_ExplorationPolicy(**sizes), start, obs, actions),
         execution=_policy(
             _ExecutionPolicy(**sizes, goal_sizes=tuple(goal_sizes), recurrent=recurrent),
@@ -156,89 +153,6 @@ def make_networks(
             code,
         ),
     )
-
-
-class Embedder(nn.Module):
-    """Maps a tuple of integers ``[..., C]`` to ``[..., out]``: a table for each, a hidden layer, a linear one.
-
-    Attributes:
-      sizes: number of values of every component.
-      out: width of the output.
-    """
-
-    sizes: Sequence[int]
-    out: int = CODE
-
-    @nn.compact
-    def __call__(self, values: Array) -> Array:
-        """Embeds every tuple."""
-        rows = []
-        for i, size in enumerate(self.sizes):
-            table = self.param(f"table_{i}", nn.initializers.normal(1.0), (size, _EMBEDDED))
-            kernel = self.param(f"kernel_{i}", _uniform(_EMBEDDED * len(self.sizes)), (_EMBEDDED, _HIDDEN))
-            rows.append(table @ kernel)
-        bias = self.param("bias", _uniform(_EMBEDDED * len(self.sizes)), (_HIDDEN,))
-        hot = [jax.nn.one_hot(values[..., i], size) for i, size in enumerate(self.sizes)]
-        first = jnp.concatenate(hot, axis=-1) @ jnp.concatenate(rows)
-        return _linear(_HIDDEN, self.out)(nn.relu(_shifted(first, bias)))
-
-
-class PictureEmbedder(nn.Module):
-    """What `Embedder` is, for observations that are looked at: a picture is drawn of each and encoded.
-
-    Of many observations every possible one is encoded once, and looked up: exact, and less work than a picture each.
-
-    Attributes:
-      sizes: number of values of every component.
-      look: pictures and their encoder.
-    """
-
-    sizes: Sequence[int]
-    look: Look
-
-    @nn.compact
-    def __call__(self, values: Array) -> Array:
-        """Embeds every tuple."""
-        encoder = self.param("picture", self.look.encoder.init)
-        encode = jax.vmap(lambda obs: self.look.encoder.apply(encoder, self.look.draw(obs)))
-        count = math.prod(self.sizes)
-        if values.size // len(self.sizes) <= count:
-            rows = encode(values.reshape(-1, len(self.sizes)))
-            return rows.reshape(*values.shape[:-1], rows.shape[-1])
-        every = jnp.stack(jnp.unravel_index(jnp.arange(count), tuple(self.sizes)), axis=-1)
-        place = jnp.ravel_multi_index(tuple(jnp.moveaxis(values, -1, 0)), tuple(self.sizes), mode="clip")
-        # A product with indicators: a CPU is slow at adding gradients to rows.
-        return jax.nn.one_hot(place, count) @ encode(every)
-
-
-def _state_embedder(sizes: Sequence[int], look: Look | None, name: str | None = None) -> nn.Module:
-    return Embedder(sizes, name=name) if look is None else PictureEmbedder(sizes, look, name=name)
-
-
-class LSTM(nn.Module):
-    """Long short-term memory over sequences ``[..., T, I] -> [..., T, width]``, from a state of zeros.
-
-    Attributes:
-      inputs: ``I``.
-      width: of the state.
-    """
-
-    inputs: int
-    width: int
-
-    def setup(self) -> None:
-        """Names the layers."""
-        self.project = _linear(self.inputs, 4 * self.width, fan=self.width)
-        self.kernel = self.param("kernel", _uniform(self.width), (self.width, 4 * self.width))
-
-    def __call__(self, x: Array) -> Array:
-        """Returns the output after every input."""
-        return memory.lstm(self.project(x), self.kernel)
-
-    def step(self, hidden: Hidden, x: Array) -> Hidden:
-        """Returns output and cell after one more input ``[I]``."""
-        output, cell = hidden
-        return memory.advance(output, cell, self.project(x), self.kernel)
 
 
 class TrajectoryDecoder(nn.Module):
@@ -254,20 +168,44 @@ class TrajectoryDecoder(nn.Module):
     num_actions: int
     look: Look | None = None
 
-    @nn.compact
+    def setup(self) -> None:
+        """Names the layers."""
+        self.state = state_embedder(self.obs_sizes, self.look)
+        self.action = nn.Embed(self.num_actions, EMBEDDED, embedding_init=nn.initializers.normal(1.0))
+        self.transition = Linear((CODE, CODE, EMBEDDED), _DECODER_MEMORY)
+        self.step = Linear((_DECODER_MEMORY,), CODE)
+        self.memory = LSTM(CODE, _DECODER_MEMORY)
+        self.read = Linear((_DECODER_MEMORY,), _DECODER_MEMORY)
+        self.code = Linear((_DECODER_MEMORY,), CODE)
+
     def __call__(self, obs: Array, action: Array) -> Array:
         """Maps observations ``[..., T+1, C]`` and actions ``[..., T]`` to codes ``[..., T+1, CODE]``."""
-        states = _state_embedder(self.obs_sizes, self.look, "state")(obs)
-        actions = nn.Embed(self.num_actions, _EMBEDDED, embedding_init=nn.initializers.normal(1.0), name="action")
-        joined = jnp.concatenate([states[..., :-1, :], states[..., 1:, :], actions(action)], axis=-1)
-        hidden = nn.relu(_linear(joined.shape[-1], _DECODER_MEMORY, name="transition")(joined))
-        steps = _linear(_DECODER_MEMORY, CODE, name="step")(hidden)
-        known = LSTM(CODE, _DECODER_MEMORY, name="memory")(steps)
+        table, place = self.state.table(obs)
+        hidden = self._transitions(table, place[..., :-1], place[..., 1:], action)
+        known = self.memory(self.step(hidden))
         # Nothing has been seen before the first step: a memory of zeros.
         known = jnp.concatenate([jnp.zeros_like(known[..., :1, :]), known], axis=-2)
-        return _linear(_DECODER_MEMORY, CODE, name="code")(
-            nn.relu(_linear(_DECODER_MEMORY, _DECODER_MEMORY, name="read")(known))
-        )
+        return self.code(nn.relu(self.read(known)))
+
+    def packed(self, obs: Array, action: Array, lengths: Array) -> Array:
+        """The same for trajectories ``[B, ...]`` of some lengths ``[B]``, past whose ends codes are zero."""
+        places = packing.pack(lengths, action.shape[1])
+        table, place = self.state.table(obs)
+        before, after, action = (packing.take(places, x) for x in (place[:, :-1], place[:, 1:], action))
+        hidden = self._transitions(table, before, after, action)
+        known = self.memory.packed(self.step(hidden, places.rows), places)
+        # The rows of one more block, of zeros, come first: nothing has been seen.
+        first = places.sequence.shape[1]
+        known = jnp.concatenate([jnp.zeros_like(known[:first]), known])
+        rows = places.rows + first
+        codes = self.code(nn.relu(self.read(known, rows)), rows)
+        nothing = jnp.broadcast_to(codes[0], (obs.shape[0], 1, codes.shape[1]))
+        return jnp.concatenate([nothing, packing.spread(places, codes[first:])], axis=1)
+
+    def _transitions(self, table: Array, before: Array, after: Array, action: Array) -> Array:
+        """First layer of transitions between rows of a table of states."""
+        one, two, three = self.transition.apart(table, table, self.action.embedding)
+        return nn.relu(one[before] + two[after] + three[action])
 
 
 class _ProblemEncoder(nn.Module):
@@ -275,8 +213,8 @@ class _ProblemEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, task_id: Array) -> Array:
-        table = nn.Embed(self.num_ids, _EMBEDDED, embedding_init=nn.initializers.normal(1.0), name="task")
-        return _linear(_EMBEDDED, CODE, name="code")(table(task_id))
+        table = nn.Embed(self.num_ids, EMBEDDED, embedding_init=nn.initializers.normal(1.0), name="task")
+        return Linear((EMBEDDED,), CODE, name="code")(table(task_id))
 
 
 class _Dueling(nn.Module):
@@ -284,8 +222,8 @@ class _Dueling(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Heads:
-        value = _linear(CODE, 1, name="value")(x)
-        return Heads(value[..., 0], _linear(CODE, self.num_actions, name="advantage")(x))
+        value = Linear((CODE,), 1, name="value")(x)
+        return Heads(value[..., 0], Linear((CODE,), self.num_actions, name="advantage")(x))
 
 
 class _ExplorationPolicy(nn.Module):
@@ -294,24 +232,35 @@ class _ExplorationPolicy(nn.Module):
     look: Look | None
 
     def setup(self) -> None:
-        self.state = _state_embedder(self.obs_sizes, self.look)
+        self.state = state_embedder(self.obs_sizes, self.look)
         self.previous = nn.Embed(self.num_actions + 1, _PREVIOUS_ACTION, embedding_init=nn.initializers.normal(1.0))
-        self.torso = _linear(CODE + _PREVIOUS_ACTION, CODE)
+        self.torso = Linear((CODE, _PREVIOUS_ACTION), CODE)
         self.memory = LSTM(CODE, _MEMORY)
         self.heads = _Dueling(self.num_actions)
 
     def __call__(self, obs: Array, previous: Array) -> Heads:
-        return self.heads(self.memory(self._seen(obs, previous)))
+        table, place = self.state.table(obs)
+        return self.heads(self.memory(self._seen(table, place, previous)))
+
+    def packed(self, obs: Array, previous: Array, lengths: Array) -> Heads:
+        places = packing.pack(lengths, previous.shape[1])
+        table, place = self.state.table(obs)
+        seen = self._seen(table, packing.take(places, place), packing.take(places, previous))
+        heads = self.heads(self.memory.packed(seen, places))
+        return jax.tree.map(partial(packing.spread, places), heads)
 
     def step(self, hidden: Hidden, obs: Array, previous: Array) -> tuple[Hidden, Heads]:
-        hidden = self.memory.step(hidden, self._seen(obs, previous))
+        table, place = self.state.table(obs)
+        hidden = self.memory.step(hidden, self._seen(table, place, previous))
         return hidden, self.heads(hidden[0])
 
     def embed(self, obs: Array) -> Array:
         return self.state(obs)
 
-    def _seen(self, obs: Array, previous: Array) -> Array:
-        return self.torso(nn.relu(jnp.concatenate([self.state(obs), self.previous(previous)], axis=-1)))
+    def _seen(self, table: Array, place: Array, previous: Array) -> Array:
+        """What the memory meets at rows of a table of states, after actions."""
+        one, two = self.torso.apart(nn.relu(table), nn.relu(self.previous.embedding))
+        return one[place] + two[previous]
 
 
 class _ExecutionPolicy(nn.Module):
@@ -322,13 +271,13 @@ class _ExecutionPolicy(nn.Module):
     look: Look | None
 
     def setup(self) -> None:
-        self.state, self.goal = _state_embedder(self.obs_sizes, self.look), Embedder(self.goal_sizes)
+        self.state, self.goal = state_embedder(self.obs_sizes, self.look), Embedder(self.goal_sizes)
         width = 2 * CODE
         if self.recurrent:
-            self.torso = _linear(width, CODE)
+            self.torso = Linear((width,), CODE)
             self.memory = LSTM(CODE, _MEMORY)
             width = _MEMORY
-        self.first, self.second = _linear(width + CODE, _HIDDEN), _linear(_HIDDEN, CODE)
+        self.first, self.second = Linear((width, CODE), _HIDDEN), Linear((_HIDDEN,), CODE)
         self.heads = _Dueling(self.num_actions)
 
     def __call__(self, obs: Array, goal: Array, code: Array) -> Heads:
@@ -361,6 +310,13 @@ def _network(module: nn.Module, *inputs: Array) -> Network:
     return Network(lambda key: module.init(key, *inputs), module.apply)
 
 
+def _decoder(module: nn.Module, *inputs: Array) -> Decoder:
+    def method(name: str) -> Callable[..., Any]:
+        return lambda params, *inputs: module.apply(params, *inputs, method=name)
+
+    return Decoder(lambda key: module.init(key, *inputs), method("__call__"), method("packed"))
+
+
 def _policy(module: nn.Module, start: Hidden, *inputs: Array) -> RecurrentQ:
     def method(name: str) -> Callable[..., Any]:
         return lambda params, *inputs: module.apply(params, *inputs, method=name)
@@ -368,6 +324,7 @@ def _policy(module: nn.Module, start: Hidden, *inputs: Array) -> RecurrentQ:
     return RecurrentQ(
         init=lambda key: module.init(key, *inputs),
         apply=method("__call__"),
+        packed=method("packed"),
         step=method("step"),
         start=start,
         embed=method("embed"),
@@ -375,25 +332,8 @@ def _policy(module: nn.Module, start: Hidden, *inputs: Array) -> RecurrentQ:
     )
 
 
-def _linear(inputs: int, out: int, *, fan: int | None = None, name: str | None = None) -> nn.Dense:
-    """A linear layer whose weights and biases are uniform within ``1 / sqrt(fan)``, by default of its inputs."""
-    init = _uniform(fan or inputs)
-    return nn.Dense(out, kernel_init=init, bias_init=init, name=name)
-
-
-def _uniform(fan: int) -> Any:
-    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -(fan**-0.5), fan**-0.5)
-
-    return init
-
-
 def _beside(x: Array, constant: Array) -> Array:
     """Appends what does not change in a sequence, ``[..., Z]``, to its steps ``[..., T, X]``, or to one step."""
     if x.ndim > constant.ndim:
         constant = jnp.broadcast_to(constant[..., None, :], (*x.shape[:-1], constant.shape[-1]))
     return jnp.concatenate([x, constant], axis=-1)
-
-
-def _shifted(x: Array, bias: Array) -> Array:
-    return x + bias.reshape((1,) * (x.ndim - 1) + bias.shape)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxhybrid import context_layers as layers
 from jaxhybrid import context_networks as networks
 from jaxhybrid.errors import InputError
 from jaxhybrid.networks import Network
@@ -32,7 +33,7 @@ def built(recurrent):
     return nets, params, jax.jit(apply)
 
 
-GOAL, CODE = jnp.array([[0, 2], [1, 1]]), jax.random.normal(KEY, (2, networks.CODE))
+GOAL, CODE = jnp.array([[0, 2], [1, 1]]), jax.random.normal(KEY, (2, layers.CODE))
 
 
 def episode(seed=0, batch=()):
@@ -42,30 +43,30 @@ def episode(seed=0, batch=()):
 
 
 def test_the_embedder_is_a_hidden_layer_on_concatenated_tables():
-    module = networks.Embedder(SIZES)
+    module = layers.Embedder(SIZES)
     values = jnp.array([[2, 1], [0, 0]])
     params = module.init(KEY, values)
     leaves = {name: np.asarray(leaf) for name, leaf in params["params"].items() if not isinstance(leaf, dict)}
     joined = np.concatenate([leaves[f"table_{i}"][values[:, i]] for i in range(2)], axis=1)
     hidden = np.maximum(joined @ np.concatenate([leaves["kernel_0"], leaves["kernel_1"]]) + leaves["bias"], 0.0)
-    linear = params["params"]["Dense_0"]
+    linear = params["params"]["out"]
     expected = hidden @ np.asarray(linear["kernel"]) + np.asarray(linear["bias"])
     np.testing.assert_allclose(module.apply(params, values), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_table_of_pictures_is_the_pictures_one_by_one():
-    look = networks.Look(
+    look = layers.Look(
         draw=lambda obs: jnp.outer(jax.nn.one_hot(obs[0], 3), jax.nn.one_hot(obs[1], 2)),
         encoder=Network(
-            lambda key: {"kernel": jax.random.normal(key, (6, networks.CODE))},
+            lambda key: {"kernel": jax.random.normal(key, (6, layers.CODE))},
             lambda params, picture: jnp.tanh(picture.ravel() @ params["kernel"]),
         ),
     )
-    module = networks.PictureEmbedder(SIZES, look)
+    module = layers.PictureEmbedder(SIZES, look)
     rng = np.random.default_rng(0)
     many = jnp.stack([jnp.asarray(rng.integers(0, size, (4, 5))) for size in SIZES], axis=-1)
     params = module.init(KEY, many)
-    weights = jax.random.normal(KEY, (4, 5, networks.CODE))
+    weights = jax.random.normal(KEY, (4, 5, layers.CODE))
 
     def one_by_one(params):
         rows = [[module.apply(params, many[i, j][None])[0] for j in range(5)] for i in range(4)]
@@ -84,7 +85,7 @@ def test_a_prefix_has_the_code_of_the_trajectory_that_ends_there():
     obs, action = episode(batch=(2,))
     other_obs, other_action = episode(1, batch=(2,))
     codes = apply(obs, action, GOAL, CODE)["decoder"]
-    assert codes.shape == (2, T + 1, networks.CODE)
+    assert codes.shape == (2, T + 1, layers.CODE)
     changed = (obs.at[:, 2:].set(other_obs[:, 2:]), action.at[:, 1:].set(other_action[:, 1:]))
     later = apply(*changed, GOAL, CODE)["decoder"]
     # What comes after a prefix, padding included, changes nothing of its code, to the bit.
@@ -92,6 +93,46 @@ def test_a_prefix_has_the_code_of_the_trajectory_that_ends_there():
     assert np.any(later[:, 2] != codes[:, 2])
     # The empty prefix says the same of every task.
     np.testing.assert_array_equal(apply(other_obs, other_action, GOAL, CODE)["decoder"][:, 0], codes[:, 0])
+
+
+@pytest.mark.float64
+def test_sequences_of_their_own_lengths_are_the_padded_ones_without_the_padding():
+    nets = networks.make_networks(SIZES, (3, 3), num_actions=ACTIONS, num_ids=5)
+    # More than a block of eight, of every length, none in order.
+    lengths = jnp.array([2, 0, 3, 1, 3, 0, 1, 2, 3, 3])
+    obs, action = episode(batch=(10,))
+    previous = jnp.concatenate([jnp.zeros_like(action[:, :1]), action + 1], axis=1)
+    inside = jnp.arange(T + 1)[None] <= lengths[:, None]
+    keys = jax.random.split(KEY, 3)
+    drawn = nets.decoder.init(keys[0]), nets.exploration.init(keys[1])
+    decoder, explorer = jax.tree.map(lambda x: x.astype(float), drawn)
+    weights = jnp.where(inside[..., None], jax.random.normal(keys[2], (10, T + 1, layers.CODE)), 0.0)
+
+    def read(codes, heads):
+        total = jnp.sum(weights * codes) + jnp.sum(weights[..., 0] * heads.value)
+        return total + jnp.sum(weights[..., :ACTIONS] * heads.advantage), (codes, heads)
+
+    @jax.jit
+    def found(obs, action, previous):
+        def padded(params):
+            codes = nets.decoder.apply(params[0], obs, action)
+            return read(codes, nets.exploration.apply(params[1], obs, previous))
+
+        def packed(params):
+            codes = nets.decoder.packed(params[0], obs, action, lengths)
+            return read(codes, nets.exploration.packed(params[1], obs, previous, lengths + 1))
+
+        return [jax.value_and_grad(f, has_aux=True)((decoder, explorer)) for f in (padded, packed)]
+
+    ((_, expected), slopes), ((_, outputs), packed_slopes) = found(obs, action, previous)
+    for x, y in zip(jax.tree.leaves(outputs), jax.tree.leaves(expected), strict=True):
+        flags = inside.reshape(*inside.shape, *(1,) * (x.ndim - 2))
+        np.testing.assert_allclose(x, jnp.where(flags, y, 0.0), rtol=1e-10, atol=1e-12)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11), packed_slopes, slopes)
+    # What stands past the ends changes nothing, to the bit.
+    other = [jnp.where(inside[..., None], obs, 0), jnp.where(inside[:, 1:], action, 0), jnp.where(inside, previous, 0)]
+    (_, again), again_slopes = found(*other)[1]
+    jax.tree.map(np.testing.assert_array_equal, (again, again_slopes), (outputs, packed_slopes))
 
 
 @pytest.mark.parametrize("recurrent", [False, True])

@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "types"),
     ("ops",),
     ("networks", "rollout", "guard", "replay", "sharding", "trajectories", "trials", "envs"),
-    ("losses", "policies", "rollout_values", "segments"),
+    ("losses", "policies", "rollout_values", "segments", "context_layers"),
     ("estimators", "model_fit", "multi_step_model", "transition_models", "abstract_networks", "context_networks")
     + ("integer_dynamics", "gradient_readers"),
     ("dynamics", "cell_encoder", "latent_networks"),

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxhybrid.context_networks import CODE, Heads, Look, RecurrentQ, dueling
+from jaxhybrid.context_layers import CODE, Look
+from jaxhybrid.context_networks import Heads, RecurrentQ, dueling
 from jaxhybrid.envs import city
 from jaxhybrid.envs.city import City
 from jaxhybrid.envs.city_planes import NUM_PLANES, planes

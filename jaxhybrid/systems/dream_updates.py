@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxhybrid.context_networks import CODE, ContextNetworks, Heads, make_networks
+from jaxhybrid.context_layers import CODE
+from jaxhybrid.context_networks import ContextNetworks, Heads, make_networks
 from jaxhybrid.envs import city
 from jaxhybrid.envs.city import City
 from jaxhybrid.estimators.signal import gradient_snr
@@ -119,7 +120,9 @@ def make_parts(config: Config, town: City) -> Parts:
     def decode_fn(params: PyTree, episodes: Episode, features: PyTree) -> Array:
         views = []
         if "decoder" in params:
-            views.append(nets.decoder.apply(params["decoder"], episodes.obs, episodes.action))
+            steps = (params["decoder"], episodes.obs, episodes.action)
+            one = episodes.mask.ndim == 1  # as they are played
+            views.append(nets.decoder.apply(*steps) if one else nets.decoder.packed(*steps, _lengths(episodes)))
         if "reader" in params:
             views.append(dream_models.read(models, params["reader"], features))
         # Each view ends in a linear layer, so that their sum is a linear layer on both.
@@ -245,7 +248,10 @@ def _exploration_gradient(parts: Parts, agents: dict[str, Agent], trials: Trial)
     episodes = trials.exploration
 
     def heads(params: PyTree) -> Heads:
-        return parts.nets.exploration.apply(params["policy"], episodes.obs, previous_actions(episodes))
+        seen = (params["policy"], episodes.obs, previous_actions(episodes))
+        if config.dueling_mean == "batch":  # the mean is over what is past the ends as well
+            return parts.nets.exploration.apply(*seen)
+        return parts.nets.exploration.packed(*seen, _lengths(episodes) + 1)
 
     codes = parts.decode_fn(known, episodes, _features(parts, agents, episodes))
     told = parts.nets.problem.apply(known["problem"], trials.task_id)
@@ -292,7 +298,7 @@ def _execution_gradient(
     noise_key, model_key = jax.random.split(key)
     fast_key, slow_key = (jax.random.split(k, size) for k in jax.random.split(noise_key))
     told_fn = jax.vmap(parts.told_fn, in_axes=(None, 0, 0))
-    seen = jnp.sum(trials.exploration.mask, axis=1).astype(jnp.int32)
+    seen = _lengths(trials.exploration)
     num_prefixes, num_steps = jnp.mean(seen + 1.0), jnp.mean(jnp.sum(episodes.mask, axis=1))
     features = _features(parts, agents, trials.exploration)
 
@@ -354,6 +360,11 @@ def dynamics_update(
     metrics |= _signal(parts, agent, trials, lambda part, k: gradient(part, k)[0])
     agent, taken = _stepped(parts, "dynamics", agent, grads, own_step)
     return agent, metrics | taken
+
+
+def _lengths(episodes: Episode) -> Array:
+    """Steps of episodes ``[B, ...]``."""
+    return jnp.sum(episodes.mask, axis=1).astype(jnp.int32)
 
 
 def _signal(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxhybrid.context_networks import CODE, dueling, make_networks
+from jaxhybrid.context_layers import CODE
+from jaxhybrid.context_networks import dueling, make_networks
 from jaxhybrid.envs import city
 from jaxhybrid.errors import InputError
 from jaxhybrid.systems import dream_models, dream_updates

@@ -1,0 +1,108 @@
+"""Sequences of different lengths side by side, without their padding: steps as rows of blocks that a loop goes through.
+
+On a CPU the padding of a batch costs as much as its steps. Here the sequences are sorted by length and cut into blocks
+of a few sequences at one time each; only blocks with a step in them are ever worked on, which is the same arithmetic.
+On other devices, where many short products cost more than a large one, all rows are worked on at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxhybrid.types import Array
+
+__all__ = ["Packing", "pack", "spread", "take"]
+
+_WIDTH = 8
+
+
+class Packing(NamedTuple):
+    """Where the steps of sequences ``[B, T]`` stand among ``N`` blocks of ``W`` rows each, times in order.
+
+    Attributes:
+      sequence: of every row, integer ``[N, W]``.
+      time: of every block, integer ``[N]``.
+      group: which of the groups of ``W`` sequences, the longest first, a block belongs to, integer ``[N]``.
+      before: the block of the same group a step earlier, integer ``[N]``; any at the start.
+      used: whether a row is a step of a sequence, boolean ``[N, W]``.
+      blocks: in use, the first of all, integer ``[]``.
+      row: of every step among ``N W``, integer ``[B, T]``; any past the end.
+      inside: whether a step is one of its sequence, boolean ``[B, T]``.
+    """
+
+    sequence: Array
+    time: Array
+    group: Array
+    before: Array
+    used: Array
+    blocks: Array
+    row: Array
+    inside: Array
+
+    @property
+    def rows(self) -> Array:
+        """Rows of the blocks in use, ``[]``."""
+        return self.blocks * self.sequence.shape[1]
+
+
+def pack(lengths: Array, horizon: int) -> Packing:
+    """Returns the packing of sequences.
+
+    Args:
+      lengths: of the sequences, integer ``[B]``, at most ``horizon``.
+      horizon: ``T``, the length to which they are padded.
+    """
+    chex.assert_rank(lengths, 1)
+    count = lengths.shape[0]
+    width = min(_WIDTH, count)
+    groups = -(-count // width)
+    order = jnp.argsort(-lengths)
+    rank = jnp.zeros(count, jnp.int32).at[order].set(jnp.arange(count, dtype=jnp.int32))
+    alive = jnp.sum(lengths[None, :] > jnp.arange(horizon)[:, None], axis=1)
+    ends = jnp.cumsum(-(-alive // width))
+    starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
+
+    block = jnp.arange(horizon * groups)
+    time = jnp.minimum(jnp.searchsorted(ends, block, side="right"), horizon - 1)
+    group = jnp.clip(block - starts[time], 0, groups - 1)
+    place = group[:, None] * width + jnp.arange(width)[None, :]
+    return Packing(
+        sequence=order[jnp.minimum(place, count - 1)],
+        time=time,
+        group=group,
+        before=starts[jnp.maximum(time - 1, 0)] + group,
+        used=(block < ends[-1])[:, None] & (place < alive[time][:, None]),
+        blocks=ends[-1],
+        row=(starts[None, :] + (rank // width)[:, None]) * width + (rank % width)[:, None],
+        inside=lengths[:, None] > jnp.arange(horizon)[None, :],
+    )
+
+
+@jax.custom_vjp
+def take(packing: Packing, x: Array) -> Array:
+    """Returns the steps of padded sequences ``[B, T, ...]`` as rows ``[N W, ...]``, zeros where there is none."""
+    rows = x[packing.sequence, packing.time[:, None]].reshape(-1, *x.shape[2:])
+    return jnp.where(_beside(packing.used.reshape(-1), rows), rows, jnp.zeros((), x.dtype))
+
+
+@jax.custom_vjp
+def spread(packing: Packing, rows: Array) -> Array:
+    """Returns rows ``[N W, ...]`` as padded sequences ``[B, T, ...]``, zeros past their ends; undoes `take`."""
+    x = rows.at[packing.row].get(mode="clip")
+    return jnp.where(_beside(packing.inside, x), x, jnp.zeros((), rows.dtype))
+
+
+# Each hands back what it receives by the other: an exchange of rows, not a sum over places.
+take.defvjp(lambda packing, x: (take(packing, x), packing), lambda packing, received: (None, spread(packing, received)))
+spread.defvjp(
+    lambda packing, x: (spread(packing, x), packing), lambda packing, received: (None, take(packing, received))
+)
+
+
+def _beside(flags: Array, x: Array) -> Array:
+    """Flags of the leading axes of ``x``, to be broadcast with it."""
+    return flags.reshape(*flags.shape, *(1,) * (x.ndim - flags.ndim))
