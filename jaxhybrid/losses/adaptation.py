@@ -205,11 +205,14 @@ def prefix_gradients(params: PyTree, outcomes: Outcomes, *, logits_fn: LogitsFn)
 
     each = jax.vmap(gradient)(outcomes.obs, outcomes.action, outcomes.next_obs)
     total = jnp.cumsum(outcomes.weight)
+    triangle = jnp.tril(jnp.ones((outcomes.weight.shape[0],) * 2))
 
     def means(gradients: Array) -> Array:
         shape = (-1,) + (1,) * (gradients.ndim - 1)
         weight = outcomes.weight.reshape(shape)
-        sums = jnp.cumsum(jnp.where(weight > 0, weight * gradients, 0.0), axis=0)
+        counted = jnp.where(weight > 0, weight * gradients, 0.0)
+        # A product with a triangle of ones: a CPU is slow at adding up as it goes.
+        sums = jnp.tensordot(triangle, counted, 1, precision="highest")
         divisor = jnp.where(total > 0, total, 1.0).reshape(shape)
         return jnp.concatenate([jnp.zeros_like(sums[:1]), sums / divisor])
 

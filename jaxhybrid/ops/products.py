@@ -16,7 +16,7 @@ from jaxhybrid.types import Array
 
 __all__ = ["gram", "product", "transposed"]
 
-_CHUNK = 64
+_CHUNK = 128
 
 
 @jax.custom_vjp
