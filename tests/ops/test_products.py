@@ -7,7 +7,7 @@ import pytest
 
 from jaxhybrid.ops import products
 
-R, I, O = 96, 3, 2
+R, I, O = 384, 3, 2
 KEYS = jax.random.split(jax.random.key(0), 4)
 
 
@@ -31,7 +31,7 @@ def slopes(product, gram):
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("rows", [None, 0, 1, 48, 50, R])
+@pytest.mark.parametrize("rows", [None, 0, 1, 128, 130, R])
 def test_products_of_the_first_rows_are_plain_products(rows):
     count = R if rows is None else rows
     x, kernel, y = inputs(count)
