@@ -1,7 +1,8 @@
 """Meta-train and meta-test curves of DREAM and its extensions, from runs of yours: return over trials, one per group.
 
 ``python -m experiments dream_figure DREAM=runs/a,runs/b gradient=runs/c``: a label and the directories of runs of
-``python -m experiments dream`` that differ in the seed. Prints the last means with their 95 % t intervals.
+``python -m experiments dream`` that differ in the seed. Prints, for the last fifth of the run, the mean over tests and
+seeds with its 95 % t interval over seeds, and how far it is from that of the first label.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import rich.console
+import rich.table
 import tyro
 
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, console, records
-from jaxhybrid.runtime.statistics import mean_interval
+from jaxhybrid.runtime.statistics import mean_difference, mean_interval
 
 PANELS = {
     "train/return": "meta-train (no random actions)",
@@ -62,9 +65,7 @@ def main(argv: Sequence[str]) -> int:
     curves = {
         metric: {label: _curve(label, runs, metric) for label, runs in groups.items()} for metric in arguments.metrics
     }
-    for metric, group in curves.items():
-        for label, (trials, values) in group.items():
-            console.say(f"{metric}, {label}: {_said(values[-1])} at {int(trials[-1]):,} trials")
+    rich.console.Console(width=120).print(_table(curves))
     _draw(curves, Path(arguments.out))
     console.say(f"drawn in {arguments.out}")
     return 0
@@ -83,9 +84,30 @@ def _curve(label: str, runs: Sequence[Path], metric: str) -> tuple[np.ndarray, n
     return np.asarray(shared), np.stack([np.concatenate([part[at] for part in parts]) for at in shared])
 
 
-def _said(values: np.ndarray) -> str:
-    middle, low, high = (float(x[0]) for x in mean_interval(values[None]))
-    return f"{middle:.3f}" + (f" [{low:.3f}, {high:.3f}], {values.size} seeds" if values.size > 1 else ", 1 seed")
+def late(trials: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means ``[S]`` of ``values [K, S]`` over the last fifth of the trials."""
+    return values[trials > 0.8 * trials[-1]].mean(axis=0)
+
+
+def _table(curves: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
+    shown = rich.table.Table(title="Means over the last fifth of the trials, with 95 % t intervals over seeds")
+    for name in ("metric", "runs", "seeds", "trials", "mean", "minus the first"):
+        shown.add_column(name, justify="left" if name in ("metric", "runs") else "right")
+    for metric, group in curves.items():
+        base = late(*next(iter(group.values())))
+        for i, (label, (trials, values)) in enumerate(group.items()):
+            seeds = late(trials, values)
+            middle, low, high = (float(x[0]) for x in mean_interval(seeds[None]))
+            gap = mean_difference(seeds, base, paired=False) if i else None
+            shown.add_row(
+                metric,
+                label,
+                str(seeds.size),
+                f"{int(trials[-1]):,}",
+                f"{middle:.3f}" + (f" [{low:.3f}, {high:.3f}]" if seeds.size > 1 else ""),
+                f"{gap[0]:.3f} [{gap[1]:.3f}, {gap[2]:.3f}]" if gap else "",
+            )
+    return shown
 
 
 def _draw(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import rich.console
 import rich.table
-import scipy.stats
 import tyro
 
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, curves, plots, records
+from jaxhybrid.runtime.statistics import mean_difference
 
-__all__ = ["THRESHOLDS", "difference", "main", "reached", "table"]
+__all__ = ["THRESHOLDS", "main", "reached", "table"]
 
 THRESHOLDS = {"swimmer": 90.0, "reacher": -7.0, "walker": 2500.0, "hopper": 2000.0}
 """Of the paper's table 1."""
@@ -122,31 +122,19 @@ def reached(curve: curves.Curve, threshold: float) -> dict[str, Any]:
     }
 
 
-def difference(ours: Sequence[float], base: Sequence[float], *, paired: bool) -> list[float] | None:
-    """Mean difference and its 95 % t interval, ``[mean, low, high]``; None for a single seed.
-
-    Args:
-      ours: a number for every seed.
-      base: the same of the method to compare with.
-      paired: whether seeds belong together.
-    """
-    x, y = np.asarray(ours), np.asarray(base)
-    if min(len(x), len(y)) < 2:
-        return None
-    test = scipy.stats.ttest_rel(x, y) if paired else scipy.stats.ttest_ind(x, y, equal_var=False)
-    interval = test.confidence_interval(0.95)
-    return [round(float(v), 2) for v in (x.mean() - y.mean(), interval.low, interval.high)]
-
-
 def _minus_trpo(
     row: Mapping[str, Any], base_row: Mapping[str, Any], run: Mapping[str, Any], base_run: Mapping[str, Any]
 ) -> list[float] | None:
-    """`difference` of two rows, paired on common seeds where both runs are of the same study, by their identities."""
-    if run["study"] != base_run["study"]:
-        return difference(row["last"], base_row["last"], paired=False)
-    ours, base = (dict(zip(r["seeds"], of["last"], strict=True)) for r, of in ((run, row), (base_run, base_row)))
-    common = sorted(ours.keys() & base.keys())
-    return difference([ours[seed] for seed in common], [base[seed] for seed in common], paired=True)
+    """`mean_difference` of two rows, on common seeds where both runs are of the same study, by their identities."""
+    ours, base = row["last"], base_row["last"]
+    paired = run["study"] == base_run["study"]
+    if paired:
+        rows = ((run, row), (base_run, base_row))
+        by_seed = [dict(zip(each["seeds"], of["last"], strict=True)) for each, of in rows]
+        common = sorted(by_seed[0].keys() & by_seed[1].keys())
+        ours, base = ([found[seed] for seed in common] for found in by_seed)
+    found = mean_difference(ours, base, paired=paired)
+    return found and [round(value, 2) for value in found]
 
 
 def table(

@@ -5,6 +5,8 @@ Seeds are the last axis everywhere, as in `curves.Curve`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxhybrid.runtime.curves import Curve
@@ -13,6 +15,7 @@ __all__ = [
     "first_steps_at",
     "interquartile_interval",
     "interquartile_mean",
+    "mean_difference",
     "mean_interval",
     "probability_of_improvement",
 ]
@@ -34,6 +37,26 @@ def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
     half = stats.t.ppf(0.975, count - 1) * values.std(axis=1, ddof=1) / np.sqrt(count)
     return mean, mean - half, mean + half
+
+
+def mean_difference(
+    values: Sequence[float] | np.ndarray, base: Sequence[float] | np.ndarray, *, paired: bool
+) -> tuple[float, float, float] | None:
+    """Returns the difference of two means, and the low and high end of its 95 % t interval; None for a single seed.
+
+    Args:
+      values: a number for every seed.
+      base: the same of what to compare with.
+      paired: whether seeds belong together; otherwise variances may differ, and degrees of freedom are Welch's.
+    """
+    from scipy import stats
+
+    x, y = np.asarray(values), np.asarray(base)
+    if min(x.size, y.size) < 2:
+        return None
+    test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return float(x.mean() - y.mean()), float(interval.low), float(interval.high)
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:

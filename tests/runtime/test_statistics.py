@@ -10,6 +10,7 @@ from jaxhybrid.runtime.statistics import (
     first_steps_at,
     interquartile_interval,
     interquartile_mean,
+    mean_difference,
     mean_interval,
     probability_of_improvement,
 )
@@ -21,6 +22,15 @@ def test_the_interval_of_the_mean_is_students():
     np.testing.assert_allclose(
         [mean[0], low[0], high[0]], [2.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5], rtol=1e-6
     )
+
+
+def test_the_difference_of_means_is_students_or_welchs():
+    # Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), the t quantile of two degrees of freedom is 4.303.
+    np.testing.assert_allclose(mean_difference([2, 4, 6], [1, 2, 3], paired=True), [2, -0.484, 4.484], atol=0.001)
+    # As independent runs: variances 4 / 3 and 1 / 3, Welch's degrees of freedom (25 / 9) / (17 / 18) = 2.94.
+    mean, low, high = mean_difference([2, 4, 6], [1, 2, 3], paired=False)
+    np.testing.assert_allclose([mean, (high - low) / 2], [2, 3.2183 * np.sqrt(5 / 3)], rtol=0.01)
+    assert mean_difference([1], [2], paired=True) is None
 
 
 def test_the_interquartile_mean_drops_a_quarter_at_each_end():
