@@ -22,12 +22,15 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, console, records
 from jaxhybrid.runtime.statistics import mean_difference, mean_interval
 
+__all__ = ["PANELS", "late", "main"]
+
 PANELS = {
     "train/return": "meta-train (no random actions)",
     "test/return": "meta-test",
     "collect/return": "meta-train (as played)",
 }
 _REFERENCES = {"knowing the task": 0.8, "walking": 0.3}
+_RETURNS = (-2.1, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,7 @@ def _draw(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         if metric.endswith("/return"):
             for (name, value), style in zip(_REFERENCES.items(), ("--", ":")):
                 axis.axhline(value, color="0.5", linestyle=style, linewidth=1, label=name)
+            axis.set_ylim(*_RETURNS)  # the interval of two seeds may be wider than what there is
         axis.set_title(PANELS.get(metric, metric), fontsize=10)
         axis.set_xlabel("trials")
         axis.set_ylabel("return" if metric.endswith("/return") else metric)

@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from experiments import dream, dream_figure
@@ -71,6 +72,18 @@ def test_a_figure_of_nothing_is_refused(given, tmp_path):
     with pytest.raises((InputError, SystemExit)):
         dream_figure.main([*given, "--out", str(tmp_path / "figure.png")])
     assert not list(tmp_path.iterdir())
+
+
+def test_late_is_the_last_fifth_and_is_compared_with_the_first_label():
+    trials = np.arange(1, 11) * 100
+    values = np.arange(10.0)[:, None] + np.array([[0.0, 2.0]])
+    # Of ten tests the last two, 8 and 9.
+    np.testing.assert_allclose(dream_figure.late(trials, values), [8.5, 10.5])
+    shown = dream_figure._table({"test/return": {"one": (trials, values), "two": (trials, values + 1.0)}})
+    means, gaps = (list(shown.columns[i].cells) for i in (4, 5))
+    # Two seeds one apart from their mean: half a width of t(0.975, 1) = 12.706.
+    assert means[0] == "9.500 [-3.206, 22.206]"
+    assert gaps[0] == "" and gaps[1].startswith("1.000 [")
 
 
 @pytest.mark.slow
