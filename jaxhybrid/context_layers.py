@@ -109,9 +109,9 @@ def _distinct(values: Array, sizes: Sequence[int]) -> tuple[Array, Array]:
     return every, jnp.ravel_multi_index(tuple(jnp.moveaxis(values, -1, 0)), tuple(sizes), mode="clip")
 
 
-def state_embedder(sizes: Sequence[int], look: Look | None, name: str | None = None) -> nn.Module:
+def state_embedder(sizes: Sequence[int], look: Look | None) -> nn.Module:
     """Returns what embeds observations, by their numbers or as pictures."""
-    return Embedder(sizes, name=name) if look is None else PictureEmbedder(sizes, look, name=name)
+    return Embedder(sizes) if look is None else PictureEmbedder(sizes, look)
 
 
 class Linear(nn.Module):
