@@ -311,16 +311,11 @@ def _network(module: nn.Module, *inputs: Array) -> Network:
 
 
 def _decoder(module: nn.Module, *inputs: Array) -> Decoder:
-    def method(name: str) -> Callable[..., Any]:
-        return lambda params, *inputs: module.apply(params, *inputs, method=name)
-
-    return Decoder(lambda key: module.init(key, *inputs), method("__call__"), method("packed"))
+    return Decoder(lambda key: module.init(key, *inputs), _method(module, "__call__"), _method(module, "packed"))
 
 
 def _policy(module: nn.Module, start: Hidden, *inputs: Array) -> RecurrentQ:
-    def method(name: str) -> Callable[..., Any]:
-        return lambda params, *inputs: module.apply(params, *inputs, method=name)
-
+    method = partial(_method, module)
     return RecurrentQ(
         init=lambda key: module.init(key, *inputs),
         apply=method("__call__"),
@@ -330,6 +325,11 @@ def _policy(module: nn.Module, start: Hidden, *inputs: Array) -> RecurrentQ:
         embed=method("embed"),
         values=method("values"),
     )
+
+
+def _method(module: nn.Module, name: str) -> Callable[..., Any]:
+    """A method of a module as a function of parameters and inputs."""
+    return lambda params, *inputs: module.apply(params, *inputs, method=name)
 
 
 def _beside(x: Array, constant: Array) -> Array:

@@ -135,6 +135,21 @@ def test_sequences_of_their_own_lengths_are_the_padded_ones_without_the_padding(
     jax.tree.map(np.testing.assert_array_equal, (again, again_slopes), (outputs, packed_slopes))
 
 
+def test_sequences_of_their_own_lengths_are_learnt_from_by_several_runs_side_by_side():
+    nets = networks.make_networks(SIZES, (3, 3), num_actions=ACTIONS, num_ids=5)
+    obs, action = episode(batch=(2, 10))
+    lengths = jnp.array([[2, 0, 3, 1, 3, 0, 1, 2, 3, 3], [0, 0, 1, 0, 0, 2, 0, 0, 0, 1]])
+    params = jax.vmap(nets.decoder.init)(jax.random.split(KEY))
+
+    def slope(params, *run):
+        return jax.grad(lambda p: jnp.sum(jnp.square(nets.decoder.packed(p, *run))))(params)
+
+    together, alone = jax.jit(jax.vmap(slope))(params, obs, action, lengths), jax.jit(slope)
+    for i in range(2):
+        one = alone(*jax.tree.map(lambda x, i=i: x[i], (params, obs, action, lengths)))
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[i], y, rtol=1e-4, atol=1e-5), together, one)
+
+
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_a_batch_is_a_loop_and_a_sequence_its_steps(recurrent):
     nets, params, apply = built(recurrent)
