@@ -1,4 +1,4 @@
-"""Trials per second of DREAM while both agents learn, of its extensions, and of several seeds in one program.
+"""Trials per second of DREAM while both agents learn, of its extensions, over devices, and of several seeds at once.
 
 Everything is timed in turn, round after round, so that ratios hold where the speed of the machine drifts, in seconds of
 the clock and of the processor; the second says what a quiet machine would take. Updates are as many as in a run: one
@@ -7,6 +7,7 @@ for every four steps of an agent. Prints a table; writes manifest.json and resul
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 import sys
@@ -30,8 +31,10 @@ class Config:
 
     variants: tuple[str, ...] = tuple(VARIANTS)
     """What is timed, one seed each; several seeds are those of the first."""
+    devices: int = 2
+    """Devices that the CPU counts as; every variant is also timed with its agents learning on devices of their own."""
     seeds: int = 2
-    """Seeds in one program."""
+    """Seeds in one program, on one device."""
     trials: int = 100
     """Trials per timing."""
     parallel_trials: int = 20
@@ -40,7 +43,10 @@ class Config:
     """Times that everything is timed, in turn."""
 
 
-PRESETS = {"full": Config(), "smoke": Config(variants=("dream",), seeds=1, trials=4, parallel_trials=2, rounds=1)}
+PRESETS = {
+    "full": Config(),
+    "smoke": Config(variants=("dream",), devices=1, seeds=1, trials=4, parallel_trials=2, rounds=1),
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         description=__doc__,
         presets=PRESETS,
         where="benchmark",
-        least={"seeds": 1, "trials": 1, "parallel_trials": 1, "rounds": 1},
+        least={"devices": 1, "seeds": 1, "trials": 1, "parallel_trials": 1, "rounds": 1},
     )
     config = study.config
     if config.trials % config.parallel_trials:
@@ -66,28 +72,41 @@ def main(argv: Sequence[str]) -> int:
     for variant in config.variants:
         if variant not in VARIANTS:
             raise unknown("variants", variant, VARIANTS)
+    if config.devices > 1:
+        _divide_cpu(config.devices)
     study.open()
-    tasks = {variant: (_task(config, variant, 1), 1) for variant in config.variants}
+    tasks = {}
+    for variant in config.variants:
+        tasks[variant] = _task(config, variant)
+        if config.devices > 1:
+            tasks[f"{variant}, {config.devices} devices"] = _task(config, variant, devices=config.devices)
+    several = f"{config.variants[0]}, {config.seeds} seeds"
     if config.seeds > 1:
-        tasks[f"{config.variants[0]}, {config.seeds} seeds"] = (
-            _task(config, config.variants[0], config.seeds),
-            config.seeds,
-        )
+        tasks[several] = _task(config, config.variants[0], seeds=config.seeds)
     seconds: dict[str, list[tuple[float, float]]] = {label: [] for label in tasks}
     for _ in range(config.rounds):
-        for label, (task, _) in tasks.items():
+        for label, task in tasks.items():
             seconds[label].append(task())
-    rows = [_row(label, seconds[label], config.trials * tasks[label][1]) for label in tasks]
+    trials = {label: config.trials * (config.seeds if label == several else 1) for label in tasks}
+    rows = [_row(label, seconds[label], trials[label]) for label in tasks]
     _print(rows)
     study.write({"tasks": rows})
     return 0
 
 
-def _task(config: Config, variant: str, seeds: int) -> Callable[[], tuple[float, float]]:
+def _divide_cpu(count: int) -> None:
+    from jaxhybrid.runtime import devices  # Imports JAX, which a refused argument does not wait for.
+
+    devices.divide_cpu(count)
+
+
+def _task(config: Config, variant: str, *, seeds: int = 1, devices: int = 1) -> Callable[[], tuple[float, float]]:
     """Compiles an iteration and returns what times one: seconds of the clock, and of the processor."""
     import jax
+    import numpy as np
 
     from jaxhybrid.envs import city, city_trials
+    from jaxhybrid.sharding import BATCH_AXIS
     from jaxhybrid.systems import dream
 
     changes: dict[str, Any] = {
@@ -106,8 +125,11 @@ def _task(config: Config, variant: str, seeds: int) -> Callable[[], tuple[float,
     if seeds > 1:
         init, step = jax.vmap(system.init), jax.vmap(system.step, in_axes=(0, None))
         keys = jax.random.split(keys, seeds)
-    state = jax.jit(init)(keys)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, None).compile()
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (BATCH_AXIS,))
+    with jax.set_mesh(mesh) if devices > 1 else contextlib.nullcontext():
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()) if devices > 1 else None
+        state = jax.jit(init, out_shardings=everywhere)(keys)
+        compiled = jax.jit(step, donate_argnums=0, out_shardings=everywhere).lower(state, None).compile()
     held = [jax.block_until_ready(compiled(state, None)[0])]
 
     def timed() -> tuple[float, float]:

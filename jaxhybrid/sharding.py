@@ -1,16 +1,21 @@
-"""Where a batch may be divided over devices: a hint to the compiler that means nothing without a mesh."""
+"""What may be divided over devices, a batch or several computations: means nothing without a mesh."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-__all__ = ["BATCH_AXIS", "divides", "spread"]
+from jaxhybrid.types import PyTree
+
+__all__ = ["BATCH_AXIS", "apart", "divides", "spread"]
 
 BATCH_AXIS = "batch"
-"""Name of the axis of the mesh that batches are divided over."""
+"""Name of the axis of the mesh that batches, and computations, are divided over."""
 
 TreeT = TypeVar("TreeT")
 
@@ -41,6 +46,40 @@ def spread(tree: TreeT, *, axis: int = 0) -> TreeT:
         return jax.lax.with_sharding_constraint(leaf, spec) if divides(leaf.shape[axis]) else leaf
 
     return jax.tree.map(one, tree) if _devices() > 1 else tree
+
+
+def apart(functions: Sequence[Callable[..., Any]], *args: PyTree) -> list[Any]:
+    """Computes several results of the same arguments, each on a device of its own, and gives all of them to all.
+
+    The values are those of ``[f(*args) for f in functions]``, which is what is done without a mesh (see `spread`). With
+    fewer devices than functions they take turns, the first device the first function.
+
+    Args:
+      functions: return arrays, no typed keys.
+      *args: whole on every device.
+
+    Returns:
+      The results in the order of the functions.
+    """
+    used = min(_devices(), len(functions))
+    if used == 1:
+        return [each(*args) for each in functions]
+    zeros = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(each, *args)) for each in functions]
+
+    def share(device: int) -> Callable[..., list[Any]]:
+        """What a device computes, with zeros in the place of what others do; a further one computes nothing."""
+        return lambda *args: [each(*args) if i % used == device else zeros[i] for i, each in enumerate(functions)]
+
+    @partial(jax.shard_map, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+    def divided(*args: PyTree) -> list[Any]:
+        device = jnp.minimum(jax.lax.axis_index(BATCH_AXIS), used)
+        results = jax.lax.switch(device, [share(k) for k in range(used + 1)], *args)
+        return [
+            jax.tree.map(lambda x, owner=i % used: jax.lax.all_gather(x, BATCH_AXIS)[owner], result)
+            for i, result in enumerate(results)
+        ]
+
+    return divided(*args)
 
 
 def _devices() -> int:

@@ -8,13 +8,43 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxhybrid.sharding import divides, spread
+from jaxhybrid.sharding import apart, divides, spread
 
 
 def test_without_a_mesh_nothing_happens():
     tree = {"x": jnp.ones((4, 3)), "key": jax.random.split(jax.random.key(0), 4)}
     assert spread(tree) is tree
     assert not divides(4)
+
+
+def test_without_a_mesh_functions_are_called_in_turn():
+    assert apart([lambda x: x + 1, lambda x: {"twice": 2 * x}], 3) == [4, {"twice": 6}]
+
+
+APART = """
+import jax, jax.numpy as jnp
+from jaxhybrid.sharding import apart
+
+def loop(turns):
+    # As many turns as it is told, a different number for each.
+    return lambda x, n: {{"x": jax.lax.fori_loop(0, turns * n, lambda i, y: jnp.sin(y) - 1e-3 * i, x), "n": turns * n}}
+
+functions = [loop(turns) for turns in (3, 1, 2)]
+args = jnp.linspace(-1.0, 1.0, 5).at[0].set(jnp.nan), jnp.asarray(7)
+alone = [jax.jit(f)(*args) for f in functions]
+with jax.set_mesh(jax.sharding.Mesh(jax.devices(), ("batch",))):
+    program = jax.jit(lambda *args: apart(functions, *args)).lower(*args).compile()
+same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b, equal_nan=True)), alone, program(*args))
+print("conditional" in program.as_text(), jax.tree.all(same))
+"""
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4])
+def test_functions_are_computed_on_devices_of_their_own_with_the_same_results(devices):
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-c", APART.format()]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.split() == ["True", "True"]
 
 
 SCRIPT = """

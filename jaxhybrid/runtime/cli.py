@@ -168,11 +168,14 @@ def parse(
         prog=prog,
         description=f"{description}\n\nPresets: {', '.join(presets)}.",
     )
-    if checked(arguments.run).distributed:
+    if checked(arguments.run).distributed or arguments.run.cpu_devices is not None:
         # Before anything else uses JAX; imported here, because a refused argument needs none.
-        from jaxhybrid.runtime.devices import start_distributed
+        from jaxhybrid.runtime import devices
 
-        start_distributed()
+        if arguments.run.cpu_devices is not None:
+            devices.divide_cpu(arguments.run.cpu_devices)
+        if arguments.run.distributed:
+            devices.start_distributed()
     given = arguments.env or ("" if arguments.config.env else default_env)
     env = _meant_env(chosen, given, arguments.config.env)
     return dataclasses.replace(arguments, env=env, command=(sys.executable, "-m", *module.split(), *argv))

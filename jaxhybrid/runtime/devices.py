@@ -17,7 +17,19 @@ from jaxhybrid.runtime.options import RunOptions
 from jaxhybrid.sharding import BATCH_AXIS
 from jaxhybrid.types import PyTree
 
-__all__ = ["agreed", "barrier", "fetched", "is_first", "placed", "placement", "start_distributed"]
+__all__ = ["agreed", "barrier", "divide_cpu", "fetched", "is_first", "placed", "placement", "start_distributed"]
+
+
+def divide_cpu(count: int) -> None:
+    """Makes the CPU count as several devices; must come before anything else uses JAX.
+
+    Raises:
+      InputError: something has.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        raise InputError(f"cpu_devices={count} came too late: JAX has been used before.") from None
 
 
 def start_distributed() -> None:

@@ -36,7 +36,9 @@ class RunOptions:
     memory_gib: float | None = None
     """Memory of a device that vectorised seeds may fill, in GiB, by default all; more seeds than fit run in turns."""
     data_parallel: bool = False
-    """Divide the batches of one large run over all devices."""
+    """Divide one run over all devices: its batches, or what its agents learn."""
+    cpu_devices: int | None = None
+    """Devices that the CPU counts as, for --data-parallel without an accelerator; by default one."""
     distributed: bool = False
     """Run as one of several processes of a cluster's job: each takes its share of the seeds, or of the batches with
     --data-parallel; the first one speaks and writes."""
@@ -75,6 +77,7 @@ class RunOptions:
 _LEAST = {
     "seed": 0,
     "jobs": 1,
+    "cpu_devices": 1,
     "iterations": 1,
     "chunk": 1,
     "eval_every": 1,
@@ -101,7 +104,7 @@ def checked(options: RunOptions) -> RunOptions:
     if options.distributed and options.out is None:
         raise InputError("distributed needs a directory that all processes see: name it with --out.")
     if options.data_parallel and (len(seeds(options)) > 1 or options.sweep):
-        raise InputError("data_parallel is for one run with large batches: leave out --seeds and --sweep.")
+        raise InputError("data_parallel is for one run: leave out --seeds and --sweep.")
     if options.memory_gib is not None and not options.memory_gib > 0:
         raise InputError(f"memory_gib={options.memory_gib} must be positive.")
     for name in ("iterations", "eval_every", "checkpoint_every"):

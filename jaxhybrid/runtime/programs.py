@@ -146,7 +146,7 @@ def _iteration(
 
     program = compiled(None)
     num_devices = 1 if sharding is None else sharding.num_devices
-    if options.data_parallel and num_devices > 1 and "all-reduce" not in program.as_text():
+    if options.data_parallel and num_devices > 1 and not _exchanges(program.as_text()):
         warn(f"data_parallel divides nothing: no batch is a multiple of the {num_devices} devices.")
     if len(group) > 1:
         at_once = memory.members_at_once(program.memory_analysis(), len(group), num_devices, options)
@@ -162,6 +162,11 @@ def _lower(fn: Callable[..., Any], sharding: NamedSharding | None, *args: PyTree
     mesh: Any = sharding.mesh
     with jax.set_mesh(mesh):
         return jax.jit(fn, donate_argnums=donated, in_shardings=sharding, out_shardings=sharding).lower(*args)
+
+
+def _exchanges(program: str) -> bool:
+    """Whether the devices of a compiled program tell each other anything."""
+    return any(exchange in program for exchange in ("all-reduce", "all-gather"))
 
 
 def _check_shapes(template: PyTree, result: PyTree) -> None:

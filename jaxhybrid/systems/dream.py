@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxhybrid import sharding
 from jaxhybrid import trials as records
 from jaxhybrid.envs import city, city_trials
 from jaxhybrid.systems import dream_joined, dream_trials, dream_updates
@@ -128,10 +129,17 @@ def _round(parts: Parts, draw_fn: Callable[[Array, Key], Task], state: State, ke
     store = records.add(state.store, played)
     agents, logged = dict(state.agents), _played_metrics(played)
     learning = {"exploration": _explorer_learns, "execution": _executor_learns, "dynamics": _model_learns}
-    for (name, learn), learn_key in zip(learning.items(), learn_keys, strict=True):
-        if name in agents:
-            agents[name], sums = learn(parts, agents, store, (tasks, played), learn_key)
-            logged |= {f"{name}/{metric}": value for metric, value in sums.items()}
+    keys = dict(zip(learning, learn_keys, strict=True))
+
+    def learner(name: str) -> Callable[..., tuple[Agent, dict[str, Sum]]]:
+        return lambda agents, store, played, keys: learning[name](parts, agents, store, played, keys[name])
+
+    names = [name for name in learning if name in agents]
+    # Each from what the others knew at the start of the round, so that they can learn at the same time.
+    learnt = sharding.apart([learner(name) for name in names], agents, store, (tasks, played), keys)
+    for name, (agent, sums) in zip(names, learnt, strict=True):
+        agents[name] = agent
+        logged |= {f"{name}/{metric}": value for metric, value in sums.items()}
     return State(agents, store, state.trials + config.parallel_trials, state.key), logged
 
 

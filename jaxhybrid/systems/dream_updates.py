@@ -391,6 +391,6 @@ def _stepped(parts: Parts, name: str, agent: Agent, grads: PyTree, own_step: Arr
     config = parts.config
     params, opt, guard = apply_if_finite(parts.optimisers[name], grads, agent.opt, agent.params, agent.guard)
     due = own_step // config.target_interval > (own_step - config.update_every) // config.target_interval
-    slow = jax.lax.cond(due, lambda: params, lambda: agent.target_params)
+    slow = trees.where(due, params, agent.target_params)
     metrics = {"grad_norm": trees.norm(grads), "update_ratio": trees.relative_change(agent.params, params)}
     return Agent(params, slow, opt, agent.steps, agent.updates + 1, guard), metrics

@@ -1,5 +1,6 @@
 """One run over several devices, and one job of several processes."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import checkpoint, policies, records
+from jaxhybrid.runtime.devices import divide_cpu
 from jaxhybrid.runtime.options import RunOptions, checked
 from tests.runtime import toy
 from tests.runtime.test_loop import content
@@ -80,6 +82,20 @@ def test_maac_divides_its_batches_and_has_the_same_first_updates(tmp_path):
         np.testing.assert_allclose(four, one, rtol=1e-5, err_msg=metric)
 
 
+def test_a_cpu_counts_as_several_devices(alone, tmp_path):
+    out = tmp_path / "run"
+    err = finish(start("tests.runtime.toy", "--out", out, "--data-parallel", "--cpu-devices", 2))
+    assert "divides nothing" not in err
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert len(manifest["sessions"][-1]["hardware"]["devices"]) == 2
+    np.testing.assert_allclose(numbers(out, "critic/loss"), numbers(alone, "critic/loss"), rtol=1e-5, atol=1e-7)
+
+
+def test_a_cpu_that_is_in_use_is_not_divided():
+    with pytest.raises(InputError, match="cpu_devices=3 came too late"):
+        divide_cpu(3)
+
+
 def test_processes_of_a_job_take_shares_of_the_seeds_and_resume(tmp_path):
     out, apart = tmp_path / "job", tmp_path / "apart"
     for process in job("--seeds", 4, "--out", out, "--iterations", 5):
@@ -111,6 +127,7 @@ def test_processes_of_a_job_divide_one_run_and_one_of_them_writes(alone, tmp_pat
     [
         ({"distributed": True}, "name it with --out"),
         ({"data_parallel": True, "seeds": 2}, "leave out --seeds"),
+        ({"cpu_devices": 0}, "cpu_devices=0 must be at least 1"),
         ({"memory_gib": 0.0}, "memory_gib=0.0 must be positive"),
     ],
 )

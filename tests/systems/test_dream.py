@@ -1,5 +1,8 @@
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -27,14 +30,19 @@ def environment(task="distraction"):
     return city_trials.environment(city.make(task))
 
 
+def compiled():
+    """The first state and an iteration, compiled in haste: the program is large, and runs for a moment."""
+    system = dream.make(config(), environment())
+    hasty = {"xla_backend_optimization_level": 0}
+    state = jax.jit(system.init).lower(KEY).compile(compiler_options=hasty)(KEY)
+    return state, jax.jit(system.step).lower(state, None).compile(compiler_options=hasty)
+
+
 @functools.cache
 def run(num_steps=2):
     """States before and after each iteration, and the metrics of each."""
-    system = dream.make(config(), environment())
-    # Compiled in haste: the program is large, and runs for a moment.
-    hasty = {"xla_backend_optimization_level": 0}
-    states, metrics = [jax.jit(system.init).lower(KEY).compile(compiler_options=hasty)(KEY)], []
-    step = jax.jit(system.step).lower(states[0], None).compile(compiler_options=hasty)
+    state, step = compiled()
+    states, metrics = [state], []
     for _ in range(num_steps):
         state, logged = step(states[-1], None)
         states.append(state)
@@ -87,6 +95,30 @@ def test_every_agent_learns_as_often_as_its_steps_pay_for():
     assert shapes[0] == shapes[1] == shapes[2]
     assert all(value.shape == () for value in metrics[-1].values())
     assert np.isfinite([float(value) for value in metrics[-1].values()]).all()
+
+
+APART = """
+import sys
+import jax, numpy as np
+from tests.systems.test_dream import compiled
+
+with jax.set_mesh(jax.sharding.Mesh(jax.devices(), ("batch",))):
+    state, step = compiled()
+    state, metrics = step(state, None)
+assert "all-gather" in step.as_text(), "the devices compute all the same"
+np.savez(sys.argv[1], *jax.tree.leaves(state.agents))
+"""
+
+
+def test_agents_that_learn_on_devices_of_their_own_learn_the_same_to_the_bit(tmp_path):
+    file = tmp_path / "apart.npz"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([sys.executable, "-c", APART, str(file)], env=environment, timeout=300, check=True)
+    leaves = jax.tree.leaves(run()[0][1].agents)
+    with np.load(file) as apart:
+        assert len(apart) == len(leaves)
+        for name, leaf in zip(apart, leaves, strict=True):
+            np.testing.assert_array_equal(apart[name], leaf)
 
 
 @pytest.mark.parametrize(
