@@ -18,6 +18,7 @@ from jaxhybrid.context_layers import CODE, EMBEDDED, LSTM, Embedder, Hidden, Lin
 from jaxhybrid.errors import unknown
 from jaxhybrid.networks import Network
 from jaxhybrid.ops import packing
+from jaxhybrid.ops.packing import Packing
 from jaxhybrid.types import Array, Key, PyTree
 
 __all__ = [
@@ -72,11 +73,13 @@ class Decoder(NamedTuple):
       apply: ``apply(params, obs [..., T+1, C], action [..., T]) -> [..., T+1, CODE]``.
       packed: ``packed(params, obs [B, T+1, C], action [B, T], lengths [B])``, the same, zeros past the ends, without
         the arithmetic of what is past them.
+      whole: of the same inputs what whole trajectories say, ``[B, CODE]``.
     """
 
     init: Callable[[Key], PyTree]
     apply: Callable[..., Array]
     packed: Callable[..., Array]
+    whole: Callable[..., Array]
 
 
 class ContextNetworks(NamedTuple):
@@ -190,17 +193,22 @@ class TrajectoryDecoder(nn.Module):
     def packed(self, obs: Array, action: Array, lengths: Array) -> Array:
         """The same for trajectories ``[B, ...]`` of some lengths ``[B]``, past whose ends codes are zero."""
         places = packing.pack(lengths, action.shape[1])
+        known, rows = packing.with_empty(places, self._remembered(places, obs, action))
+        return packing.spread_prefixes(places, self.code(nn.relu(self.read(known, rows)), rows))
+
+    def whole(self, obs: Array, action: Array, lengths: Array) -> Array:
+        """Maps the same to codes of whole trajectories ``[B, CODE]``."""
+        places = packing.pack(lengths, action.shape[1])
+        known, _ = packing.with_empty(places, self._remembered(places, obs, action))
+        last = packing.row_of_prefix(places, lengths)
+        return self.code(nn.relu(self.read(known[last])))
+
+    def _remembered(self, places: Packing, obs: Array, action: Array) -> Array:
+        """What is remembered after every step, in rows."""
         table, place = self.state.table(obs)
         before, after, action = (packing.take(places, x) for x in (place[:, :-1], place[:, 1:], action))
         hidden = self._transitions(table, before, after, action)
-        known = self.memory.packed(self.step(hidden, places.rows), places)
-        # The rows of one more block, of zeros, come first: nothing has been seen.
-        first = places.sequence.shape[1]
-        known = jnp.concatenate([jnp.zeros_like(known[:first]), known])
-        rows = places.rows + first
-        codes = self.code(nn.relu(self.read(known, rows)), rows)
-        nothing = jnp.broadcast_to(codes[0], (obs.shape[0], 1, codes.shape[1]))
-        return jnp.concatenate([nothing, packing.spread(places, codes[first:])], axis=1)
+        return self.memory.packed(self.step(hidden, places.rows), places)
 
     def _transitions(self, table: Array, before: Array, after: Array, action: Array) -> Array:
         """First layer of transitions between rows of a table of states."""
@@ -311,7 +319,8 @@ def _network(module: nn.Module, *inputs: Array) -> Network:
 
 
 def _decoder(module: nn.Module, *inputs: Array) -> Decoder:
-    return Decoder(lambda key: module.init(key, *inputs), _method(module, "__call__"), _method(module, "packed"))
+    method = partial(_method, module)
+    return Decoder(lambda key: module.init(key, *inputs), method("__call__"), method("packed"), method("whole"))
 
 
 def _policy(module: nn.Module, start: Hidden, *inputs: Array) -> RecurrentQ:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxhybrid.errors import InputError, unknown
-from jaxhybrid.networks import MLP, Network
+from jaxhybrid.networks import MLP
 from jaxhybrid.ops.magnitudes import rms_normalised, sign_and_log
-from jaxhybrid.types import Array, PyTree
+from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = ["gradient_reader"]
+__all__ = ["GradientReader", "gradient_reader"]
 
 Kind = Literal["flat", "attention", "low_rank"]
 Preprocessing = Literal["sign_log", "rms"]
@@ -24,14 +25,29 @@ _RANK = 8
 _ORDERS = 10.0
 
 
+class GradientReader(NamedTuple):
+    """A network that reads gradients.
+
+    Attributes:
+      init: ``init(key) -> params``.
+      apply: ``apply(params, gradients) -> [out]`` of one point, without a batch axis.
+      many: ``many(params, gradients [R, ...], rows=None) -> [R, out]``, or the first ``rows`` of them; past those
+        anything may come out.
+    """
+
+    init: Callable[[Key], PyTree]
+    apply: Callable[..., Array]
+    many: Callable[..., Array]
+
+
 class _Flat(nn.Module):
     out: int
     preprocessing: Preprocessing
 
     @nn.compact
-    def __call__(self, gradients: PyTree) -> Array:
-        numbers = [_features(leaf, self.preprocessing).ravel() for leaf in jax.tree.leaves(gradients)]
-        return MLP((_HIDDEN,), self.out)(jnp.concatenate(numbers))
+    def __call__(self, gradients: PyTree, rows: Array | None = None) -> Array:
+        seen = [_features(leaf, self.preprocessing) for leaf in jax.tree.leaves(gradients)]
+        return _perceptron(self.out, seen, rows)
 
 
 class _Attention(nn.Module):
@@ -41,14 +57,14 @@ class _Attention(nn.Module):
     preprocessing: Preprocessing
 
     @nn.compact
-    def __call__(self, gradients: PyTree) -> Array:
+    def __call__(self, gradients: PyTree, rows: Array | None = None) -> Array:
         pooled = []
         for leaf in jax.tree.leaves(gradients):
-            matrix = _matrix(leaf)
-            rows = _features(matrix, self.preprocessing).reshape(matrix.shape[0], -1)
-            attention = nn.softmax(nn.Dense(_HEADS)(rows), axis=0)
-            pooled.append((attention.T @ nn.Dense(_VALUES)(rows)).ravel())
-        return MLP((_HIDDEN,), self.out)(jnp.concatenate(pooled))
+            matrices = _matrices(leaf)
+            inputs = _features(matrices, self.preprocessing).reshape(*matrices.shape[:2], -1)
+            attention = nn.softmax(nn.Dense(_HEADS)(inputs), axis=1)
+            pooled.append(jnp.einsum("rih,riv->rhv", attention, nn.Dense(_VALUES)(inputs)))
+        return _perceptron(self.out, pooled, rows)
 
 
 class _LowRank(nn.Module):
@@ -57,25 +73,25 @@ class _LowRank(nn.Module):
     out: int
 
     @nn.compact
-    def __call__(self, gradients: PyTree) -> Array:
+    def __call__(self, gradients: PyTree, rows: Array | None = None) -> Array:
         seen = []
         for i, leaf in enumerate(jax.tree.leaves(gradients)):
-            matrix = _matrix(leaf)
+            matrices = _matrices(leaf)
             # Entries of unit size are then seen as ones of unit size.
-            sides = [
+            left, right = [
                 self.param(f"{side}_{i}", nn.initializers.normal(size**-0.5), (size, _RANK))
-                for side, size in zip(("left", "right"), matrix.shape)
+                for side, size in zip(("left", "right"), matrices.shape[1:])
             ]
-            seen.append((sides[0].T @ rms_normalised(matrix) @ sides[1]).ravel())
-            length = jnp.sqrt(jnp.mean(jnp.square(matrix)) + jnp.exp(-2.0 * _ORDERS))
-            seen.append((jnp.log(length) / _ORDERS)[None])
-        return MLP((_HIDDEN,), self.out)(jnp.concatenate(seen))
+            seen.append(left.T @ jax.vmap(rms_normalised)(matrices) @ right)
+            length = jnp.sqrt(jnp.mean(jnp.square(matrices), axis=(1, 2)) + jnp.exp(-2.0 * _ORDERS))
+            seen.append(jnp.log(length) / _ORDERS)
+        return _perceptron(self.out, seen, rows)
 
 
 def gradient_reader(
     gradients: PyTree, *, kind: Kind = "flat", out: int = 64, preprocessing: Preprocessing = "sign_log"
-) -> Network:
-    """Returns a network ``apply(params, gradients) -> [out]`` for gradients of one structure, without a batch axis.
+) -> GradientReader:
+    """Returns a network that reads gradients of one structure.
 
     Nothing flows back into the model whose gradients are read unless they are differentiated themselves.
 
@@ -104,14 +120,27 @@ def gradient_reader(
     if not any(leaf.size for leaf in jax.tree.leaves(gradients)):
         raise InputError("gradients holds no number: choose the parameters of a layer.")
     module = modules[kind]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), gradients)
-    return Network(lambda key: module.init(key, zeros), module.apply)
+    zeros = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), gradients)
+
+    def many(params: PyTree, gradients: PyTree, rows: Array | None = None) -> Array:
+        found: Any = module.apply(params, gradients, rows)
+        return found
+
+    def apply(params: PyTree, gradients: PyTree) -> Array:
+        return many(params, jax.tree.map(lambda x: x[None], gradients))[0]
+
+    return GradientReader(lambda key: module.init(key, zeros), apply, many)
 
 
 def _features(x: Array, preprocessing: Preprocessing) -> Array:
-    return sign_and_log(x, orders=_ORDERS) if preprocessing == "sign_log" else rms_normalised(x)
+    """Gradients ``[R, ...]``, fit to be read."""
+    return sign_and_log(x, orders=_ORDERS) if preprocessing == "sign_log" else jax.vmap(rms_normalised)(x)
 
 
-def _matrix(leaf: Array) -> Array:
-    """A vector, such as a bias, is a matrix of one row."""
-    return leaf.reshape(-1, leaf.shape[-1])
+def _perceptron(out: int, seen: Sequence[Array], rows: Array | None) -> Array:
+    return MLP((_HIDDEN,), out)(jnp.concatenate([x.reshape(len(x), -1) for x in seen], axis=1), rows)
+
+
+def _matrices(leaf: Array) -> Array:
+    """Gradients ``[R, ...]`` as matrices; that of a vector, such as a bias, has one row."""
+    return leaf.reshape(len(leaf), -1, leaf.shape[-1])

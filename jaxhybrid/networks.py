@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhybrid.errors import unknown
+from jaxhybrid.ops import products
 from jaxhybrid.ops.gaussian import Gaussian, TanhGaussian
 from jaxhybrid.types import Array, Key, PyTree
 
@@ -54,12 +55,17 @@ class MLP(nn.Module):
     out_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps ``[I]`` to ``[out]``."""
-        glorot = nn.initializers.variance_scaling
+    def __call__(self, x: Array, rows: Array | None = None) -> Array:
+        """Maps ``[I]`` to ``[out]``, or of ``[R, I]`` the first ``rows`` rows; past them anything may come out."""
+
+        def dense(width: int, scale: float) -> nn.Dense:
+            product = None if rows is None else lambda x, kernel, *_, **__: products.product(x, kernel, rows)
+            glorot = nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
+            return nn.Dense(width, kernel_init=glorot, dot_general=product)
+
         for width in self.hidden:
-            x = ACTIVATIONS[self.activation](nn.Dense(width, kernel_init=glorot(1.0, "fan_avg", "uniform"))(x))
-        return nn.Dense(self.out, kernel_init=glorot(self.out_scale**2, "fan_avg", "uniform"))(x)
+            x = ACTIVATIONS[self.activation](dense(width, 1.0)(x))
+        return dense(self.out, self.out_scale**2)(x)
 
 
 def mlp(

@@ -30,6 +30,11 @@ class Episode(NamedTuple):
     discount: Array
     mask: Array
 
+    @property
+    def lengths(self) -> Array:
+        """Steps of the episode, integer ``[]``, or of many, ``[B]``."""
+        return jnp.sum(self.mask, axis=-1, dtype=jnp.int32)
+
 
 class Trial(NamedTuple):
     """One task, met twice.

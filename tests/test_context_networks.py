@@ -122,17 +122,20 @@ def test_sequences_of_their_own_lengths_are_the_padded_ones_without_the_padding(
             codes = nets.decoder.packed(params[0], obs, action, lengths)
             return read(codes, nets.exploration.packed(params[1], obs, previous, lengths + 1))
 
-        return [jax.value_and_grad(f, has_aux=True)((decoder, explorer)) for f in (padded, packed)]
+        whole = nets.decoder.whole(decoder, obs, action, lengths)
+        return *(jax.value_and_grad(f, has_aux=True)((decoder, explorer)) for f in (padded, packed)), whole
 
-    ((_, expected), slopes), ((_, outputs), packed_slopes) = found(obs, action, previous)
+    ((_, expected), slopes), ((_, outputs), packed_slopes), whole = found(obs, action, previous)
+    np.testing.assert_allclose(whole, expected[0][jnp.arange(10), lengths], rtol=1e-10, atol=1e-12)
     for x, y in zip(jax.tree.leaves(outputs), jax.tree.leaves(expected), strict=True):
         flags = inside.reshape(*inside.shape, *(1,) * (x.ndim - 2))
         np.testing.assert_allclose(x, jnp.where(flags, y, 0.0), rtol=1e-10, atol=1e-12)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11), packed_slopes, slopes)
     # What stands past the ends changes nothing, to the bit.
     other = [jnp.where(inside[..., None], obs, 0), jnp.where(inside[:, 1:], action, 0), jnp.where(inside, previous, 0)]
-    (_, again), again_slopes = found(*other)[1]
+    _, ((_, again), again_slopes), again_whole = found(*other)
     jax.tree.map(np.testing.assert_array_equal, (again, again_slopes), (outputs, packed_slopes))
+    np.testing.assert_array_equal(again_whole, whole)
 
 
 def test_sequences_of_their_own_lengths_are_learnt_from_by_several_runs_side_by_side():

@@ -64,10 +64,13 @@ def gradients(seed):
     }
 
 
-@pytest.mark.parametrize(
+READERS = pytest.mark.parametrize(
     ("kind", "preprocessing"),
     [("flat", "sign_log"), ("flat", "rms"), ("attention", "sign_log"), ("low_rank", "rms")],
 )
+
+
+@READERS
 def test_readers_tell_gradients_apart_and_learn(kind, preprocessing):
     reader = gradient_reader(gradients(0), kind=kind, out=5, preprocessing=preprocessing)
     params = jax.jit(reader.init)(KEY)
@@ -78,7 +81,32 @@ def test_readers_tell_gradients_apart_and_learn(kind, preprocessing):
     assert np.isfinite(apply(params, jax.tree.map(jnp.zeros_like, gradients(0)))).all()
     slopes = jax.jit(jax.grad(lambda p: jnp.sum(reader.apply(p, gradients(0)) ** 2)))(params)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(slopes))
-    assert all(jnp.any(g != 0) for name, g in jax.tree_util.tree_leaves_with_path(slopes) if "MLP_0" in str(name))
+    of_mlp = [g for name, g in jax.tree_util.tree_leaves_with_path(slopes) if "MLP_0" in str(name)]
+    assert len(of_mlp) == 4 and all(jnp.any(g != 0) for g in of_mlp)
+
+
+@READERS
+def test_many_gradients_are_read_as_one_by_one_or_only_the_first(kind, preprocessing):
+    reader = gradient_reader(gradients(0), kind=kind, out=5, preprocessing=preprocessing)
+    params = jax.jit(reader.init)(KEY)
+    each = [gradients(seed) for seed in range(6)]
+    many, rows = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), jnp.asarray(4)
+
+    def one_by_one(params):
+        return jnp.stack([reader.apply(params, one) for one in each])
+
+    def slope(read):
+        return jax.grad(lambda p: jnp.sum(read(p)[:4] ** 2))(params)
+
+    @jax.jit
+    def found():
+        first = lambda p: reader.many(p, many, rows)  # noqa: E731
+        return one_by_one(params), reader.many(params, many), first(params), slope(one_by_one), slope(first)
+
+    expected, all_of_them, first, expected_slope, first_slope = found()
+    np.testing.assert_allclose(all_of_them, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(first[:4], expected[:4], rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), first_slope, expected_slope)
 
 
 def test_attention_does_not_depend_on_the_order_of_rows():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxhybrid.types import Array
 
-__all__ = ["Packing", "pack", "spread", "take"]
+__all__ = ["Packing", "pack", "row_of_prefix", "spread", "spread_prefixes", "take", "with_empty"]
 
 _WIDTH = 8
 
@@ -101,6 +101,28 @@ take.defvjp(lambda packing, x: (take(packing, x), packing), lambda packing, rece
 spread.defvjp(
     lambda packing, x: (spread(packing, x), packing), lambda packing, received: (None, take(packing, received))
 )
+
+
+def with_empty(packing: Packing, rows: Array) -> tuple[Array, Array]:
+    """Puts what stands for no step, zeros, before the rows of all steps: a row for every prefix of every sequence.
+
+    Returns:
+      ``(rows [W + N W, ...], how many count [])``: one more block, the first.
+    """
+    width = packing.sequence.shape[1]
+    return jnp.concatenate([jnp.zeros_like(rows[:width]), rows]), packing.rows + width
+
+
+def row_of_prefix(packing: Packing, lengths: Array) -> Array:
+    """The row, as `with_empty` orders them, of the prefix of some length of every sequence, integer ``[B]``."""
+    row = jnp.take_along_axis(packing.row, jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(lengths > 0, row + packing.sequence.shape[1], 0)
+
+
+def spread_prefixes(packing: Packing, rows: Array) -> Array:
+    """Returns rows of prefixes, as `with_empty` orders them, by sequence ``[B, T+1, ...]``; zeros past the ends."""
+    empty = jnp.broadcast_to(rows[0], (packing.row.shape[0], 1, *rows.shape[1:]))
+    return jnp.concatenate([empty, spread(packing, rows[packing.sequence.shape[1] :])], axis=1)
 
 
 def _beside(flags: Array, x: Array) -> Array:

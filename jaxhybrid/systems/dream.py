@@ -1,8 +1,8 @@
 """Explore, then execute (DREAM): one agent learns to find out the task, another to do it with what was found.
 
 A step plays a number of trials side by side, whole trials in one scan, and lets both agents learn as often as their
-steps pay for. The numbers live in `systems.dream_config`, a gradient update in `systems.dream_updates`, playing in
-`systems.dream_trials`.
+steps pay for. The numbers live in `systems.dream_config`, the networks in `systems.dream_parts`, a gradient update in
+`systems.dream_updates`, playing in `systems.dream_trials`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from jaxhybrid import sharding
 from jaxhybrid import trials as records
 from jaxhybrid.envs import city, city_trials
-from jaxhybrid.systems import dream_joined, dream_trials, dream_updates
+from jaxhybrid.systems import dream_joined, dream_parts, dream_trials, dream_updates
 from jaxhybrid.systems.dream_config import Config, checked, presets
+from jaxhybrid.systems.dream_parts import Agent, Parts
 from jaxhybrid.systems.dream_trials import Task
-from jaxhybrid.systems.dream_updates import Agent, Parts
 from jaxhybrid.trials import Episode, Store, Trial
 from jaxhybrid.types import Array, Env, Key, Metrics, PyTree, Setting, System
 
@@ -85,7 +85,7 @@ def make(config: Config, env: Env) -> System:
 
     def init(key: Key) -> State:
         agents_key, run_key = jax.random.split(key)
-        agents = dream_updates.init_agents(parts, agents_key)
+        agents = dream_parts.init_agents(parts, agents_key)
         task = jax.eval_shape(draw_fn, jnp.zeros((), jnp.int32), run_key)
         trial = jax.eval_shape(partial(_play, parts, agents), task, run_key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trial)
@@ -111,7 +111,7 @@ def make(config: Config, env: Env) -> System:
 def _parts(config: Config, name: str) -> Parts:
     config = checked(config, name)
     town = city.make(name.removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
-    return dream_updates.make_parts(config, town)
+    return dream_parts.make_parts(config, town)
 
 
 def _policy_params(state: State) -> dict[str, PyTree]:
@@ -148,9 +148,9 @@ def _explorer_learns(
 ) -> tuple[Agent, dict[str, Sum]]:
     """Updates of the exploration agent, from whole episodes."""
     config, agent = parts.config, agents["exploration"]
-    lengths = jnp.sum(played[1].exploration.mask, axis=1)
+    lengths = played[1].exploration.lengths
     if config.method != "dream":  # nobody reads what it finds
-        return agent._replace(steps=agent.steps + jnp.sum(lengths).astype(jnp.int32)), {}
+        return agent._replace(steps=agent.steps + jnp.sum(lengths, dtype=jnp.int32)), {}
 
     def update(agent: Agent, own_step: Array, key: Key) -> tuple[Agent, dict[str, Array]]:
         trials = records.sample_trials(store, key, config.batch_size, window=config.exploration_window)
@@ -165,10 +165,10 @@ def _executor_learns(
 ) -> tuple[Agent, dict[str, Sum]]:
     """Updates of the execution agent: from single steps, or from episodes where it has a memory."""
     config, agent, (tasks, trials) = parts.config, agents["execution"], played
-    lengths = jnp.sum(trials.execution.mask, axis=1)
+    lengths = trials.execution.lengths
     if config.method == "rl2":
-        lengths += jnp.sum(trials.exploration.mask, axis=1)
-    step_ends, ends = records.step_ends(store), agent.steps + jnp.cumsum(lengths).astype(jnp.int32)
+        lengths += trials.exploration.lengths
+    step_ends, ends = records.step_ends(store), agent.steps + jnp.cumsum(lengths, dtype=jnp.int32)
 
     def update(agent: Agent, own_step: Array, key: Key) -> tuple[Agent, dict[str, Array]]:
         sample_key, noise_key = jax.random.split(key)
@@ -177,7 +177,7 @@ def _executor_learns(
         by_id = tasks.by_id[jnp.searchsorted(ends, own_step)]
         return dream_updates.execution_update(parts, agents | {"execution": agent}, batch, by_id, own_step, noise_key)
 
-    stored = store.added if config.recurrent else agent.steps + jnp.sum(lengths)
+    stored = store.added if config.recurrent else agent.steps + jnp.sum(lengths, dtype=jnp.int32)
     return _updates(config, "execution", agent, update, lengths, stored >= config.execution_starts, key)
 
 
@@ -192,7 +192,7 @@ def _model_learns(
         trials = records.sample_trials(store, sample_key, config.batch_size, window=config.exploration_window)
         return dream_updates.dynamics_update(parts, agents | {"dynamics": agent}, trials, own_step, loss_key)
 
-    lengths = jnp.sum(played[1].execution.mask, axis=1)
+    lengths = played[1].execution.lengths
     learning = agents["dynamics"].steps + jnp.sum(lengths) >= config.execution_starts
     return _updates(config, "dynamics", agents["dynamics"], update, lengths, learning, key)
 
@@ -224,7 +224,7 @@ def _updates(
     A loop of as many turns as are due, so that no arithmetic is spent on updates that are not.
     """
     before = agent.steps
-    after = before + jnp.sum(lengths).astype(jnp.int32)
+    after = before + jnp.sum(lengths, dtype=jnp.int32)
     first, last = before // config.update_every, after // config.update_every
     zeros = dict.fromkeys(dream_updates.metric_names(config, name), jnp.zeros(()))
 
@@ -304,7 +304,7 @@ def _tests(parts: Parts, agents: dict[str, Agent]) -> dict[str, Array]:
     for phase, trials in test_trials(parts, agents).items():
         metrics |= {
             f"{phase}/return": jnp.mean(jnp.sum(trials.execution.reward, axis=1)),
-            f"{phase}/exploration_steps": jnp.mean(jnp.sum(trials.exploration.mask, axis=1)),
+            f"{phase}/exploration_steps": jnp.mean(trials.exploration.lengths),
             f"{phase}/action_entropy": _action_entropy(trials.execution),
         }
     return metrics

@@ -40,7 +40,7 @@ def joined(trial: Trial) -> Episode:
     The padding of the first episode is left out, so that the memory runs through; its end is not the end of the task.
     """
     first, second = trial.exploration, trial.execution
-    horizon, count = first.action.shape[0], jnp.sum(first.mask).astype(jnp.int32)
+    horizon, count = first.action.shape[0], first.lengths
     place = jnp.arange(2 * horizon + 1)
     exploring = place < count
     here, there = jnp.minimum(place, horizon), jnp.clip(place - count, 0, horizon)

@@ -16,7 +16,7 @@ from jaxhybrid.context_networks import Heads, RecurrentQ, dueling
 from jaxhybrid.envs import city
 from jaxhybrid.envs.city import City
 from jaxhybrid.envs.city_planes import NUM_PLANES, planes
-from jaxhybrid.gradient_readers import gradient_reader
+from jaxhybrid.gradient_readers import GradientReader, gradient_reader
 from jaxhybrid.integer_dynamics import OutcomeModel, outcome_model
 from jaxhybrid.latent_networks import LatentModel, PlaneEncoder, latent_model
 from jaxhybrid.losses import adaptation
@@ -25,6 +25,7 @@ from jaxhybrid.losses.adaptation import Adaptable, Outcomes
 from jaxhybrid.losses.batching import batched
 from jaxhybrid.losses.context_model import ContextStep, context_model_loss, mixed
 from jaxhybrid.networks import Network
+from jaxhybrid.ops import packing
 from jaxhybrid.planning.context import TaskModel, planned_values
 from jaxhybrid.systems.dream_config import Config, used
 from jaxhybrid.trials import Episode, Trial
@@ -42,7 +43,8 @@ __all__ = [
     "outcomes",
     "planned",
     "prefix_features",
-    "read",
+    "read_packed",
+    "read_whole",
 ]
 
 LATENT_METRICS = ("transition", "disambiguation", "reward", "discount", "distance")
@@ -58,7 +60,7 @@ class Models(NamedTuple):
     """
 
     outcome: OutcomeModel | None
-    reader: Network | None
+    reader: GradientReader | None
     latent: LatentModel | None
 
 
@@ -143,14 +145,29 @@ def prefix_features(models: Models, params: dict[str, PyTree], episode: Episode)
     )
 
 
-def read(models: Models, reader_params: PyTree, features: PyTree) -> Array:
-    """What the reader makes of gradients with any leading axes, ``[..., CODE]``."""
+def read_packed(models: Models, reader_params: PyTree, features: PyTree, lengths: Array) -> Array:
+    """What the reader makes of the gradients of every prefix of explorations, ``[B, T+1, CODE]``, zeros past the ends.
+
+    Args:
+      models: of the system.
+      reader_params: of the reader.
+      features: ``[B, T+1, ...]``, from `prefix_features`; those of the empty prefix are zeros.
+      lengths: of the explorations, integer ``[B]``.
+    """
     assert models.reader is not None
-    leaf, origin = jax.tree.leaves(features)[0], jax.tree.leaves(models.outcome.origin)[0]  # type: ignore[union-attr]
-    leading = leaf.shape[: leaf.ndim - origin.ndim]
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(leading) :]), features)
-    found = jax.vmap(models.reader.apply, in_axes=(None, 0))(reader_params, flat)
-    return found.reshape(*leading, CODE)
+    places = packing.pack(lengths, jax.tree.leaves(features)[0].shape[1] - 1)
+    rows = [packing.with_empty(places, packing.take(places, x[:, 1:])) for x in jax.tree.leaves(features)]
+    gradients = jax.tree.unflatten(jax.tree.structure(features), [x for x, _ in rows])
+    return packing.spread_prefixes(places, models.reader.many(reader_params, gradients, rows[0][1]))
+
+
+def read_whole(models: Models, reader_params: PyTree, features: PyTree, lengths: Array) -> Array:
+    """The same of whole explorations, ``[B, CODE]``, or of one, ``[CODE]``."""
+    assert models.reader is not None
+    if lengths.ndim == 0:
+        return models.reader.apply(reader_params, jax.tree.map(lambda x: x[lengths], features))
+    last = jax.tree.map(lambda x: jax.vmap(lambda prefixes, place: prefixes[place])(x, lengths), features)
+    return models.reader.many(reader_params, last)
 
 
 def latent_loss(
@@ -185,7 +202,7 @@ def latent_loss(
 
     examples = seen(steps, 1.0)
     if used(config.mix):
-        lengths = jnp.sum(trials.exploration.mask, axis=1).astype(jnp.int32)
+        lengths = trials.exploration.lengths
         place = jax.random.randint(key, lengths.shape, 0, lengths)
         explored = jax.tree.map(lambda x: jnp.take_along_axis(x, place[:, None], axis=1), tuple(trials.exploration[1:]))
         pairs = jax.vmap(lambda obs, t: jax.lax.dynamic_slice_in_dim(obs, t, 2))(trials.exploration.obs, place)

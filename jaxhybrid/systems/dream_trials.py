@@ -160,8 +160,7 @@ def act(parts: Any, params: dict[str, PyTree], obs: Array, key: Key, *, epsilon:
 
 def code_of(parts: Any, params: dict[str, PyTree], exploration: Episode) -> Array:
     """What a whole exploration episode says about its task, ``[Z]``."""
-    codes = parts.decode_fn(params["execution"], exploration, parts.features_fn(params, exploration))
-    return codes[jnp.sum(exploration.mask).astype(jnp.int32)]
+    return parts.code_fn(params["execution"], exploration, parts.features_fn(params, exploration))
 
 
 def previous_actions(episode: Episode) -> Array:

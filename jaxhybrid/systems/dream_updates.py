@@ -1,41 +1,27 @@
-"""What the agents of DREAM are made of, and how each learns: one gradient update on a batch of recorded trials."""
+"""How the agents of DREAM learn: one gradient update of each on a batch of recorded trials."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from jaxhybrid.context_layers import CODE
-from jaxhybrid.context_networks import ContextNetworks, Heads, make_networks
-from jaxhybrid.envs import city
-from jaxhybrid.envs.city import City
+from jaxhybrid.context_networks import Heads
 from jaxhybrid.estimators.signal import gradient_snr
-from jaxhybrid.guard import Guard, apply_if_finite
+from jaxhybrid.guard import apply_if_finite
 from jaxhybrid.losses.context import exploration_rewards
 from jaxhybrid.ops import trees
-from jaxhybrid.systems import dream_joined, dream_models
+from jaxhybrid.systems import dream_models
 from jaxhybrid.systems.dream_config import Config
 from jaxhybrid.systems.dream_losses import KNOWN, context_loss, td_loss
-from jaxhybrid.systems.dream_models import Models
+from jaxhybrid.systems.dream_parts import Agent, Parts
 from jaxhybrid.systems.dream_trials import previous_actions
 from jaxhybrid.trials import Episode, Trial
 from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = [
-    "Agent",
-    "Parts",
-    "dynamics_update",
-    "execution_update",
-    "exploration_update",
-    "init_agents",
-    "make_parts",
-    "metric_names",
-]
+__all__ = ["dynamics_update", "execution_update", "exploration_update", "metric_names"]
 
 
 def metric_names(config: Config, name: str) -> tuple[str, ...]:
@@ -47,179 +33,6 @@ def metric_names(config: Config, name: str) -> tuple[str, ...]:
         "execution": ("td", "q", "grad_norm", "update_ratio", *KNOWN, *told, *signal),
         "dynamics": ("after", "before", "support", "grad_norm", "update_ratio", *signal),
     }[name]
-
-
-class Agent(NamedTuple):
-    """An agent and what its learning needs.
-
-    Attributes:
-      params: of its networks, by name.
-      target_params: slow copies.
-      opt: optimiser state.
-      steps: of its own that it has taken, ``[]``.
-      updates: done so far, ``[]``.
-      guard: counts of refused updates.
-    """
-
-    params: dict[str, PyTree]
-    target_params: dict[str, PyTree]
-    opt: PyTree
-    steps: Array
-    updates: Array
-    guard: Guard
-
-
-class Parts(NamedTuple):
-    """The pure functions that a step is composed of; nothing here changes during a run.
-
-    Attributes:
-      config: the numbers.
-      town: where the trials take place.
-      nets: the networks.
-      models: those of the extensions.
-      optimisers: of every agent, by name.
-      told_fn: ``told_fn(params, task_id, key) -> [CODE]``, the noisy code of a task.
-      features_fn: ``features_fn(params of all agents, episode)``, gradients of every prefix, or None.
-      decode_fn: ``decode_fn(params, episodes, features) -> [..., T+1, CODE]``, what every prefix of explorations says.
-      policies_fn: ``policies_fn(params of all agents)`` -> ``explore_fn(hidden, obs, previous)`` and
-        ``execute_fn(hidden, obs, previous, goal, code)``, each of which returns ``(hidden, Heads)``.
-      start: hidden state before exploration.
-      next_fn: ``next_fn(hidden after exploration)``, the hidden state before execution.
-    """
-
-    config: Config
-    town: City
-    nets: ContextNetworks
-    models: Models
-    optimisers: dict[str, optax.GradientTransformation]
-    told_fn: Callable[[PyTree, Array, Key], Array]
-    features_fn: Callable[[dict[str, PyTree], Episode], PyTree]
-    decode_fn: Callable[[PyTree, Episode, PyTree], Array]
-    policies_fn: Callable[[dict[str, PyTree]], tuple[Any, Any]]
-    start: PyTree
-    next_fn: Callable[[PyTree], PyTree]
-
-
-def make_parts(config: Config, town: City) -> Parts:
-    """Builds networks, policies and optimisers for a city."""
-    alone = config.method == "rl2"
-    nets = make_networks(
-        dream_joined.obs_sizes(town) if alone else town.obs_sizes,
-        (city.SIZE, city.SIZE),
-        num_actions=town.num_actions,
-        num_ids=town.num_ids,
-        recurrent=config.recurrent,
-        look=dream_models.make_look(town) if config.observation == "picture" else None,
-    )
-
-    models = dream_models.make_models(config, town)
-
-    def told_fn(params: PyTree, task_id: Array, key: Key) -> Array:
-        return nets.problem.apply(params["problem"], task_id) + config.noise * jax.random.normal(key, (CODE,))
-
-    def decode_fn(params: PyTree, episodes: Episode, features: PyTree) -> Array:
-        views = []
-        if "decoder" in params:
-            steps = (params["decoder"], episodes.obs, episodes.action)
-            one = episodes.mask.ndim == 1  # as they are played
-            views.append(nets.decoder.apply(*steps) if one else nets.decoder.packed(*steps, _lengths(episodes)))
-        if "reader" in params:
-            views.append(dream_models.read(models, params["reader"], features))
-        # Each view ends in a linear layer, so that their sum is a linear layer on both.
-        return sum(views[1:], views[0])
-
-    known = config.method == "dream"
-    learning_rates = {"exploration": config.learning_rate, "execution": config.learning_rate}
-    learning_rates["dynamics"] = config.model_learning_rate
-    execution_start = nets.execution.start
-    return Parts(
-        config=config,
-        town=town,
-        nets=nets,
-        models=models,
-        optimisers={
-            name: optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(rate))
-            for name, rate in learning_rates.items()
-        },
-        # Without a context nothing is known of the task, neither from its number nor from a trajectory.
-        told_fn=told_fn if known else _untold,
-        features_fn=partial(dream_models.prefix_features, models),
-        decode_fn=decode_fn if known else _unread,
-        policies_fn=partial(_one_policy, nets) if alone else partial(_two_policies, config, nets, models),
-        start=execution_start if alone else nets.exploration.start,
-        next_fn=(lambda hidden: hidden) if alone else (lambda _: execution_start),
-    )
-
-
-def _two_policies(config: Config, nets: ContextNetworks, models: Models, params: dict[str, PyTree]) -> tuple[Any, Any]:
-    known = params["execution"]
-
-    def explore_fn(hidden: PyTree, obs: Array, previous: Array) -> tuple[PyTree, Heads]:
-        return nets.exploration.step(params["exploration"]["policy"], hidden, obs, previous)
-
-    def execute_fn(hidden: PyTree, obs: Array, previous: Array, goal: Array, code: Array) -> tuple[PyTree, Heads]:
-        del previous  # the instruction and the place are enough
-        if config.plan_depth > 0:
-            return hidden, dream_models.planned(models, config, nets.execution, known, obs, goal, code)
-        return nets.execution.step(known["policy"], hidden, obs, goal, code)
-
-    return explore_fn, execute_fn
-
-
-def _one_policy(nets: ContextNetworks, params: dict[str, PyTree]) -> tuple[Any, Any]:
-    policy, nowhere = params["execution"]["policy"], jnp.zeros(2, jnp.int32)
-
-    def explore_fn(hidden: PyTree, obs: Array, previous: Array) -> tuple[PyTree, Heads]:
-        seen = dream_joined.seen(obs, previous, nowhere, exploring=True)
-        return nets.execution.step(policy, hidden, seen, nowhere, jnp.zeros(CODE))
-
-    def execute_fn(hidden: PyTree, obs: Array, previous: Array, goal: Array, code: Array) -> tuple[PyTree, Heads]:
-        seen = dream_joined.seen(obs, previous, goal, exploring=False)
-        return nets.execution.step(policy, hidden, seen, nowhere, code)
-
-    return explore_fn, execute_fn
-
-
-def _untold(params: PyTree, task_id: Array, key: Key) -> Array:
-    del params, task_id, key
-    return jnp.zeros(CODE)
-
-
-def _unread(params: PyTree, episodes: Episode, features: PyTree) -> Array:
-    del params, features
-    return jnp.zeros((*episodes.obs.shape[:-1], CODE))
-
-
-def init_agents(parts: Parts, key: Key) -> dict[str, Agent]:
-    """Draws the first parameters; the slow ones start as copies unless ``config.init_target`` says otherwise."""
-    key, slow_key = jax.random.split(key)
-    params = _drawn(parts, key)
-    slow = _drawn(parts, slow_key) if parts.config.init_target == "random" else jax.tree.map(jnp.copy, params)
-    zero = jnp.zeros((), jnp.int32)
-    return {
-        name: Agent(params[name], slow[name], parts.optimisers[name].init(params[name]), zero, zero, Guard.new())
-        for name in params
-    }
-
-
-def _drawn(parts: Parts, key: Key) -> dict[str, dict[str, PyTree]]:
-    """First parameters of the agents that there are."""
-    config, nets, models = parts.config, parts.nets, parts.models
-    keys = iter(jax.random.split(key, 7))
-    params: dict[str, dict[str, PyTree]] = {"execution": {"policy": nets.execution.init(next(keys))}}
-    if config.method != "rl2":
-        params["exploration"] = {"policy": nets.exploration.init(next(keys))}
-    if config.method == "dream":
-        params["execution"]["problem"] = nets.problem.init(next(keys))
-        if config.gradient != "replace":
-            params["execution"]["decoder"] = nets.decoder.init(next(keys))
-    if models.reader is not None:
-        # It starts saying little, so that the codes start as near those of tasks as without it.
-        params["execution"]["reader"] = jax.tree.map(lambda x: 0.3 * x, models.reader.init(next(keys)))
-        params["dynamics"] = dream_models.init_adaptable(models, config, next(keys))
-    if models.latent is not None:
-        params["execution"]["latent"] = dream_models.init_latent(models, next(keys))
-    return params
 
 
 def exploration_update(
@@ -251,13 +64,13 @@ def _exploration_gradient(parts: Parts, agents: dict[str, Agent], trials: Trial)
         seen = (params["policy"], episodes.obs, previous_actions(episodes))
         if config.dueling_mean == "batch":  # the mean is over what is past the ends as well
             return parts.nets.exploration.apply(*seen)
-        return parts.nets.exploration.packed(*seen, _lengths(episodes) + 1)
+        return parts.nets.exploration.packed(*seen, episodes.lengths + 1)
 
     codes = parts.decode_fn(known, episodes, _features(parts, agents, episodes))
     told = parts.nets.problem.apply(known["problem"], trials.task_id)
     reward = jax.vmap(partial(exploration_rewards, penalty=config.penalty))(codes, told, episodes.mask)
     slow = heads(agent.target_params)
-    num_steps = jnp.mean(jnp.sum(episodes.mask, axis=1))
+    num_steps = jnp.mean(episodes.lengths)
 
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
         return td_loss(config, heads(params), slow, episodes, reward, num_steps)
@@ -298,13 +111,9 @@ def _execution_gradient(
     noise_key, model_key = jax.random.split(key)
     fast_key, slow_key = (jax.random.split(k, size) for k in jax.random.split(noise_key))
     told_fn = jax.vmap(parts.told_fn, in_axes=(None, 0, 0))
-    seen = _lengths(trials.exploration)
-    num_prefixes, num_steps = jnp.mean(seen + 1.0), jnp.mean(jnp.sum(episodes.mask, axis=1))
+    seen = trials.exploration.lengths
+    num_prefixes, num_steps = jnp.mean(seen + 1.0), jnp.mean(episodes.lengths)
     features = _features(parts, agents, trials.exploration)
-
-    def context(codes: Array, told: Array, by_id: Array) -> Array:
-        explored = jnp.take_along_axis(codes, seen[:, None, None], axis=1)[:, 0]
-        return jnp.where(by_id, told, explored)
 
     def heads(params: PyTree, code: Array) -> Heads:
         return parts.nets.execution.apply(params["policy"], episodes.obs, trials.goal, code)
@@ -312,16 +121,17 @@ def _execution_gradient(
     slow_params = agent.target_params
     # As released, the slow values always know the number of the task.
     slow_by_id = by_id if config.target_context == "matched" else jnp.ones((), bool)
-    slow_codes = jax.lax.cond(
+    slow_code = jax.lax.cond(
         slow_by_id,
-        lambda: jnp.zeros((size, 1 + parts.town.horizon, CODE)),
-        lambda: parts.decode_fn(slow_params, trials.exploration, features),
+        lambda: told_fn(slow_params, trials.task_id, slow_key),
+        lambda: parts.code_fn(slow_params, trials.exploration, features),
     )
-    slow = heads(slow_params, context(slow_codes, told_fn(slow_params, trials.task_id, slow_key), slow_by_id))
+    slow = heads(slow_params, slow_code)
 
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
         codes = parts.decode_fn(params, trials.exploration, features)
-        code = context(codes, told_fn(params, trials.task_id, fast_key), by_id)
+        explored = jnp.take_along_axis(codes, seen[:, None, None], axis=1)[:, 0]
+        code = jnp.where(by_id, told_fn(params, trials.task_id, fast_key), explored)
         total, metrics = td_loss(config, heads(params, code), slow, episodes, episodes.reward, num_steps)
         known, logged = context_loss(parts, params, agent.params, trials, codes, num_prefixes)
         metrics |= logged
@@ -360,11 +170,6 @@ def dynamics_update(
     metrics |= _signal(parts, agent, trials, lambda part, k: gradient(part, k)[0])
     agent, taken = _stepped(parts, "dynamics", agent, grads, own_step)
     return agent, metrics | taken
-
-
-def _lengths(episodes: Episode) -> Array:
-    """Steps of episodes ``[B, ...]``."""
-    return jnp.sum(episodes.mask, axis=1).astype(jnp.int32)
 
 
 def _signal(

@@ -50,6 +50,19 @@ def test_there_and_back_is_what_was_inside(lengths):
     np.testing.assert_array_equal(np.sort(rows[rows > 0]), np.sort(x[np.broadcast_to(inside, x.shape)]))
 
 
+@hypothesis.given(LENGTHS)
+def test_every_prefix_has_a_row_and_the_empty_one_is_that_of_all(lengths):
+    x, lengths = jnp.arange(1.0, 1.0 + B * T).reshape(B, T), jnp.array(lengths)
+    places = pack(lengths)
+    rows, count = packing.with_empty(places, packing.take(places, x))
+    # The prefix of t steps has the number of its last one.
+    expected = np.where(np.arange(T + 1)[None] <= lengths[:, None], np.pad(x, ((0, 0), (1, 0))), 0.0)
+    np.testing.assert_array_equal(packing.spread_prefixes(places, rows), expected)
+    last = packing.row_of_prefix(places, lengths)
+    np.testing.assert_array_equal(rows[last], expected[np.arange(B), lengths])
+    assert (last < count).all() and not rows[count:].any()
+
+
 @pytest.mark.float64
 def test_there_and_back_are_each_other_s_gradient():
     places = pack(jnp.array([3, 0, 5, 1, 2, 2, 5, 4, 1, 3]))

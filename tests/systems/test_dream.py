@@ -14,7 +14,7 @@ from jaxhybrid.context_networks import ContextNetworks, Heads
 from jaxhybrid.envs import city, city_trials
 from jaxhybrid.errors import InputError
 from jaxhybrid.networks import Network
-from jaxhybrid.systems import dream, dream_joined, dream_losses, dream_trials, dream_updates
+from jaxhybrid.systems import dream, dream_joined, dream_losses, dream_parts, dream_trials, dream_updates
 from jaxhybrid.systems.dream_config import VARIANTS
 from jaxhybrid.trials import Episode, Trial
 
@@ -53,14 +53,14 @@ def run(num_steps=2):
 @functools.cache
 def parts(**changes):
     """With a memory in both agents; the iterations of `run` have none in the one that executes."""
-    return dream_updates.make_parts(config(recurrent=True, **changes), city.make("distraction"))
+    return dream_parts.make_parts(config(recurrent=True, **changes), city.make("distraction"))
 
 
 @functools.cache
 def recorded(**changes):
     """Agents, and four trials of theirs with many random actions."""
     built = parts(**changes)
-    agents = jax.jit(partial(dream_updates.init_agents, built))(KEY)
+    agents = jax.jit(partial(dream_parts.init_agents, built))(KEY)
     ids = jnp.array([3, 7, 100, 400])
     goals = jnp.asarray(built.town.goals, jnp.int32)
     tasks = dream_trials.Task(ids, goals, goals, ids % 2 == 1)
@@ -113,7 +113,7 @@ np.savez(sys.argv[1], *jax.tree.leaves(state.agents))
 def test_agents_that_learn_on_devices_of_their_own_learn_the_same_to_the_bit(tmp_path):
     file = tmp_path / "apart.npz"
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    subprocess.run([sys.executable, "-c", APART, str(file)], env=environment, timeout=300, check=True)
+    subprocess.run([sys.executable, "-c", APART, str(file)], env=environment, timeout=600, check=True)
     leaves = jax.tree.leaves(run()[0][1].agents)
     with np.load(file) as apart:
         assert len(apart) == len(leaves)
@@ -272,7 +272,7 @@ def test_the_reward_of_exploration_is_what_it_tells():
     total = 0.0
     for i in range(4):
         episode = jax.tree.map(lambda x, i=i: x[i], trials.exploration)
-        codes = built.decode_fn(known, episode, None)
+        codes = built.nets.decoder.apply(known["decoder"], episode.obs, episode.action)
         code = built.nets.problem.apply(known["problem"], trials.task_id[i])
         length = int(jnp.sum(episode.mask))
         gained = jnp.sum((codes[0] - code) ** 2) - jnp.sum((codes[length] - code) ** 2)
@@ -284,9 +284,9 @@ def test_the_reward_of_exploration_is_what_it_tells():
 def test_slow_parameters_are_copied_every_interval_and_start_as_asked():
     tiny = Network(lambda key: jax.random.normal(key, (2,)), lambda params: params)
     for init_target in ("copy", "random"):
-        built = dream_updates.make_parts(config(init_target=init_target), city.make("distraction"))
+        built = dream_parts.make_parts(config(init_target=init_target), city.make("distraction"))
         built = built._replace(nets=ContextNetworks(tiny, tiny, tiny, tiny))
-        agents = dream_updates.init_agents(built, KEY)
+        agents = dream_parts.init_agents(built, KEY)
         same_start = [np.all(agent.params["policy"] == agent.target_params["policy"]) for agent in agents.values()]
         assert same_start == [init_target == "copy"] * 2
         assert np.all(agents["execution"].params["problem"] != agents["execution"].params["decoder"])
@@ -369,7 +369,7 @@ def test_the_baseline_joins_its_episodes():
 
 def test_released_tasks_are_those_of_the_trial():
     town = city.make("distraction", hidden_goal=True)
-    draw = dream._drawer(dream_updates.make_parts(config(task_order="released", hidden_goal=True), town))
+    draw = dream._drawer(dream_parts.make_parts(config(task_order="released", hidden_goal=True), town))
     ids, goals = city.released_tasks(town, range(16), "train")
     for number in (0, 5, 11):
         task = draw(jnp.array(number), KEY)

@@ -12,7 +12,7 @@ from jaxhybrid.context_layers import CODE
 from jaxhybrid.context_networks import dueling, make_networks
 from jaxhybrid.envs import city
 from jaxhybrid.errors import InputError
-from jaxhybrid.systems import dream_models, dream_updates
+from jaxhybrid.systems import dream_models, dream_parts
 from jaxhybrid.systems.dream_config import VARIANTS, checked, presets
 from jaxhybrid.trials import Episode, Trial
 
@@ -73,15 +73,20 @@ def test_what_is_read_of_an_episode_depends_on_its_steps_alone():
     @jax.jit
     def read(episode):
         features = dream_models.prefix_features(models, {"dynamics": model}, episode)
-        return dream_models.read(models, reader, features)
+        length = jnp.sum(episode.mask).astype(jnp.int32)
+        batch = jax.tree.map(lambda x: x[None], features)
+        prefixes = dream_models.read_packed(models, reader, batch, length[None])[0]
+        return prefixes, dream_models.read_whole(models, reader, features, length)
 
     episode = jax.tree.map(lambda x: x[0], episodes(1))
-    found, other = read(episode), with_other_padding(episode)
+    (found, whole), other = read(episode), with_other_padding(episode)
     assert (other.obs != episode.obs).any() and (other.action != episode.action).any()
-    np.testing.assert_array_equal(read(other), found)
-    # Prefixes differ up to the end and not past it.
+    for one, same in zip((found, whole), read(other), strict=True):
+        np.testing.assert_array_equal(one, same)
+    # Prefixes differ up to the end; there are none past it.
     assert found.shape == (TOWN.horizon + 1, CODE)
-    assert (found[LENGTH] != found[LENGTH - 1]).any() and (found[LENGTH:] == found[LENGTH][None]).all()
+    assert (found[LENGTH] != found[LENGTH - 1]).any() and (found[LENGTH + 1 :] == 0.0).all()
+    np.testing.assert_allclose(whole, found[LENGTH], rtol=1e-5, atol=1e-5)
 
 
 def test_every_model_learns_all_of_itself_and_the_states_of_the_policy_serve_one():
@@ -144,7 +149,7 @@ def test_giving_up_shows_nothing_of_the_city():
 
 def test_both_views_of_a_trajectory_add_up_and_either_can_be_left_out():
     config, models, _ = case()
-    built = dream_updates.make_parts(config, TOWN)
+    built = dream_parts.make_parts(config, TOWN)
     batch = episodes(1)
     shape = (*batch.obs.shape[:2], *models.outcome.origin["heads"].shape)
     seen = {name: jax.random.normal(KEY, shape) for name in models.outcome.origin}
@@ -155,6 +160,10 @@ def test_both_views_of_a_trajectory_add_up_and_either_can_be_left_out():
     np.testing.assert_allclose(decode(memory | reader), alone[0] + alone[1], rtol=1e-4, atol=1e-4)
     one = models.reader.apply(reader["reader"], jax.tree.map(lambda x: x[1, 2], seen))
     np.testing.assert_allclose(alone[1][1, 2], one, rtol=1e-4, atol=1e-5)
+    code = jax.jit(lambda params: built.code_fn(params, batch, seen))
+    np.testing.assert_allclose(code(memory | reader), decode(memory | reader)[:, LENGTH], rtol=1e-4, atol=1e-4)
+    first = jax.tree.map(lambda x: x[0], (batch, seen))
+    np.testing.assert_allclose(built.code_fn(memory | reader, *first), code(memory | reader)[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
