@@ -12,6 +12,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
 
 from jaxhybrid.ops import packing, products
 from jaxhybrid.ops.packing import Packing
@@ -159,6 +160,7 @@ def _steps_backward(saved: Array, kernel: Array, places: Packing, received: Arra
     return packing.take(places, to_steps), to_kernel
 
 
+@sequential_vmap
 def _blocks_forward(projected: Array, kernel: Array, places: Packing) -> Array:
     """The same block by block; what a group of sequences remembers stands at its place."""
     (num_blocks, width), states = places.sequence.shape, kernel.shape[0]
@@ -176,6 +178,7 @@ def _blocks_forward(projected: Array, kernel: Array, places: Packing) -> Array:
     return saved.reshape(num_blocks * width, -1)
 
 
+@sequential_vmap
 def _blocks_backward(saved: Array, kernel: Array, places: Packing, received: Array) -> tuple[Array, Array]:
     (num_blocks, width), states = places.sequence.shape, kernel.shape[0]
     saved, received = (x.reshape(num_blocks, width, -1) for x in (saved, received))

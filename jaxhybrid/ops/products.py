@@ -1,7 +1,8 @@
 """Products of matrices whose last rows do not count, and whose gradient is taken in the order that a CPU is fast at.
 
 The gradient of ``x @ kernel`` in the kernel is ``x^T g``. Automatic differentiation asks for ``(g^T x)^T``, which XLA
-lays out anew before a slower product; the numbers are the same.
+lays out anew before a slower product; the numbers are the same. Of several runs side by side each has its own number of
+rows, so that on a CPU they take turns.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
 
 from jaxhybrid.types import Array
 
@@ -82,6 +84,7 @@ def _gram(x: Array, y: Array) -> Array:
     return jax.lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
 
+@sequential_vmap
 def _product_by_chunks(x: Array, kernel: Array, rows: Array) -> Array:
     size, start = _chunk(x.shape[0]), jnp.zeros((x.shape[0], kernel.shape[1]), x.dtype)
 
@@ -92,6 +95,7 @@ def _product_by_chunks(x: Array, kernel: Array, rows: Array) -> Array:
     return jax.lax.fori_loop(0, -(-rows // size), one, start)
 
 
+@sequential_vmap
 def _gram_by_chunks(x: Array, y: Array, rows: Array) -> Array:
     size, start = _chunk(x.shape[0]), jnp.zeros((x.shape[1], y.shape[1]), x.dtype)
 
