@@ -102,6 +102,9 @@ def make(config: Config, env: Env) -> System:
         state, logged = jax.lax.scan(partial(_round, parts, draw_fn), state, keys)
         # A mean over what happened: rounds without an update have logged sums of nothing.
         metrics = {name: jnp.sum(total) / jnp.sum(count) for name, (total, count) in logged.items()}
+        if config.method == "dream":
+            # Of what the codes of tasks say beyond their mean, the share that a whole exploration tells.
+            metrics["execution/explained"] = 1.0 - metrics["execution/last_error"] / metrics["execution/first_error"]
         metrics |= _tests(parts, state.agents) | _counts(config, state)
         return state._replace(key=next_key), metrics
 

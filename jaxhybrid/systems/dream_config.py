@@ -232,6 +232,10 @@ presets = {
     "pictures": dataclasses.replace(_DREAM, observation="picture"),
     "no-bottleneck": dataclasses.replace(_DREAM, bottleneck=0.0),
     "no-exploration": dataclasses.replace(_DREAM, method="no_exploration"),
+    # Nobody acts by what is known, so that variants differ in how well they read the same explorations.
+    "random-exploration": dataclasses.replace(
+        _DREAM, trials=1000, trials_per_iteration=100, exploration_starts=10**9, epsilon_end=1.0
+    ),
     "erl2": dataclasses.replace(_DREAM, method="rl2", recurrent=True, epsilon_steps=500_000, execution_starts=800),
     # Everything ten times as soon: what there is to see in minutes, and no figure of a paper.
     "demo": dataclasses.replace(
