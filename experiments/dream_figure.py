@@ -135,8 +135,9 @@ def _draw(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axis.set_xlabel("trials")
         axis.set_ylabel("return" if metric.endswith("/return") else metric)
         axis.grid(True, alpha=0.3)
-    axes[0, 0].legend(frameon=False, fontsize=7)
-    figure.supxlabel("bands are 95 % t intervals of the mean over seeds", fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    title = "bands are 95 % t intervals of the mean over seeds"
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8, title=title, title_fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
