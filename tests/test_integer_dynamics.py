@@ -100,7 +100,9 @@ def test_many_gradients_are_read_as_one_by_one_or_only_the_first(kind, preproces
 
     @jax.jit
     def found():
-        first = lambda p: reader.many(p, many, rows)  # noqa: E731
+        def first(params):
+            return reader.many(params, many, rows)
+
         return one_by_one(params), reader.many(params, many), first(params), slope(one_by_one), slope(first)
 
     expected, all_of_them, first, expected_slope, first_slope = found()

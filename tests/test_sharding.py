@@ -27,7 +27,7 @@ from jaxhybrid.sharding import apart
 
 def loop(turns):
     # As many turns as it is told, a different number for each.
-    return lambda x, n: {{"x": jax.lax.fori_loop(0, turns * n, lambda i, y: jnp.sin(y) - 1e-3 * i, x), "n": turns * n}}
+    return lambda x, n: {"x": jax.lax.fori_loop(0, turns * n, lambda i, y: jnp.sin(y) - 1e-3 * i, x), "n": turns * n}
 
 functions = [loop(turns) for turns in (3, 1, 2)]
 args = jnp.linspace(-1.0, 1.0, 5).at[0].set(jnp.nan), jnp.asarray(7)
@@ -42,7 +42,7 @@ print("conditional" in program.as_text(), jax.tree.all(same))
 @pytest.mark.parametrize("devices", [2, 3, 4])
 def test_functions_are_computed_on_devices_of_their_own_with_the_same_results(devices):
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-c", APART.format()]
+    command = [sys.executable, "-c", APART]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.split() == ["True", "True"]
 
