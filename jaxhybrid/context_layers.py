@@ -13,13 +13,25 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxhybrid.networks import Network
 from jaxhybrid.ops import memory, products
 from jaxhybrid.ops.packing import Packing
 from jaxhybrid.types import Array, Key
 
-__all__ = ["CODE", "EMBEDDED", "LSTM", "Embedder", "Hidden", "Linear", "Look", "PictureEmbedder", "state_embedder"]
+__all__ = [
+    "CODE",
+    "EMBEDDED",
+    "LSTM",
+    "Embedder",
+    "Hidden",
+    "Linear",
+    "Look",
+    "PictureEmbedder",
+    "Tuples",
+    "state_embedder",
+]
 
 CODE = 64
 """Numbers that describe a task."""
@@ -28,6 +40,8 @@ EMBEDDED = 32
 _HIDDEN = 256
 
 Hidden = tuple[Array, ...]
+Tuples = tuple[tuple[int, ...], ...]
+"""Small integers, ``[S, C]``."""
 
 
 class Look(NamedTuple):
@@ -48,10 +62,12 @@ class Embedder(nn.Module):
     Attributes:
       sizes: number of values of every component.
       out: width of the output.
+      possible: the tuples that there are, ``[S, C]``, all others being taken for one of them; None: all.
     """
 
     sizes: Sequence[int]
     out: int = CODE
+    possible: Tuples | None = None
 
     def __call__(self, values: Array) -> Array:
         """Embeds every tuple."""
@@ -61,7 +77,7 @@ class Embedder(nn.Module):
     @nn.compact
     def table(self, values: Array) -> tuple[Array, Array]:
         """Embeds what has to be embedded: rows ``[S, out]``, and which of them each tuple is, integer ``[...]``."""
-        values, place = _distinct(values, self.sizes)
+        values, place = _distinct(values, self.sizes, self.possible)
         rows = []
         for i, size in enumerate(self.sizes):
             table = self.param(f"table_{i}", nn.initializers.normal(1.0), (size, EMBEDDED))
@@ -79,10 +95,12 @@ class PictureEmbedder(nn.Module):
     Attributes:
       sizes: number of values of every component.
       look: pictures and their encoder.
+      possible: as for `Embedder`.
     """
 
     sizes: Sequence[int]
     look: Look
+    possible: Tuples | None = None
 
     def __call__(self, values: Array) -> Array:
         """Embeds every tuple."""
@@ -92,26 +110,32 @@ class PictureEmbedder(nn.Module):
     @nn.compact
     def table(self, values: Array) -> tuple[Array, Array]:
         """What `Embedder.table` is."""
-        values, place = _distinct(values, self.sizes)
+        values, place = _distinct(values, self.sizes, self.possible)
         encoder = self.param("picture", self.look.encoder.init)
         return jax.vmap(lambda obs: self.look.encoder.apply(encoder, self.look.draw(obs)))(values), place
 
 
-def _distinct(values: Array, sizes: Sequence[int]) -> tuple[Array, Array]:
+def _distinct(values: Array, sizes: Sequence[int], possible: Tuples | None) -> tuple[Array, Array]:
     """Tuples ``[S, C]``, and which of them each of ``values [..., C]`` is.
 
     Of many tuples every possible one is embedded once, and looked up: exact, and less work.
     """
-    count, total = math.prod(values.shape[:-1]), math.prod(sizes)
-    if count <= total:
-        return values.reshape(count, len(sizes)), jnp.arange(count).reshape(values.shape[:-1])
-    every = jnp.stack(jnp.unravel_index(jnp.arange(total), tuple(sizes)), axis=-1)
-    return every, jnp.ravel_multi_index(tuple(jnp.moveaxis(values, -1, 0)), tuple(sizes), mode="clip")
+    shape, total = tuple(sizes), math.prod(sizes)
+    every = np.stack(np.unravel_index(np.arange(total), shape), axis=-1) if possible is None else np.array(possible)
+    count = math.prod(values.shape[:-1])
+    if count <= len(every):
+        return values.reshape(count, len(shape)), jnp.arange(count).reshape(values.shape[:-1])
+    row = np.zeros(total, np.int32)
+    row[np.ravel_multi_index(tuple(every.T), shape)] = np.arange(len(every))
+    place = jnp.ravel_multi_index(tuple(jnp.moveaxis(values, -1, 0)), shape, mode="clip")
+    return jnp.asarray(every, jnp.int32), jnp.asarray(row)[place]
 
 
-def state_embedder(sizes: Sequence[int], look: Look | None) -> nn.Module:
+def state_embedder(sizes: Sequence[int], look: Look | None, possible: Tuples | None) -> nn.Module:
     """Returns what embeds observations, by their numbers or as pictures."""
-    return Embedder(sizes) if look is None else PictureEmbedder(sizes, look)
+    if look is None:
+        return Embedder(sizes, possible=possible)
+    return PictureEmbedder(sizes, look, possible=possible)
 
 
 class Linear(nn.Module):
@@ -167,7 +191,8 @@ class LSTM(nn.Module):
 
     def packed(self, x: Array, places: Packing) -> Array:
         """The same for the rows of packed sequences, ``[R, I] -> [R, width]``."""
-        return memory.packed_lstm(self.project(x, places.rows), self.kernel, places)
+        weights = memory.Weights(self.project.kernel, self.project.bias, self.kernel)
+        return memory.packed_lstm(x, weights, places)
 
     def step(self, hidden: Hidden, x: Array) -> Hidden:
         """Returns output and cell after one more input ``[I]``."""

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxhybrid.context_layers import CODE, EMBEDDED, LSTM, Embedder, Hidden, Linear, Look, state_embedder
+from jaxhybrid.context_layers import CODE, EMBEDDED, LSTM, Embedder, Hidden, Linear, Look, Tuples, state_embedder
 from jaxhybrid.errors import unknown
 from jaxhybrid.networks import Network
 from jaxhybrid.ops import packing
@@ -126,6 +126,7 @@ def make_networks(
     num_ids: int,
     recurrent: bool = False,
     look: Look | None = None,
+    possible: Sequence[Sequence[int]] | None = None,
 ) -> ContextNetworks:
     """Returns the networks of DREAM.
 
@@ -137,12 +138,15 @@ def make_networks(
       recurrent: whether the execution policy has a memory: False is the first public version of the code, True the
         second, which the published results are of.
       look: how observations are seen as pictures; None: their numbers are embedded.
+      possible: the observations that can be made, ``[S, C]``; None: all that ``obs_sizes`` allow. Of a batch with more
+        steps each is embedded once.
 
     Source: Liu et al. 2021 (DREAM), appendix C, with the layers of the released code.
     """
     obs, goal, code = jnp.zeros((1, len(obs_sizes)), jnp.int32), jnp.zeros(len(goal_sizes), jnp.int32), jnp.zeros(CODE)
     actions, several = jnp.zeros(1, jnp.int32), jnp.zeros((2, len(obs_sizes)), jnp.int32)
     sizes: dict[str, Any] = {"obs_sizes": tuple(obs_sizes), "num_actions": num_actions, "look": look}
+    sizes["possible"] = None if possible is None else tuple(tuple(each) for each in possible)
     start = (jnp.zeros(_MEMORY),) * 2
     return ContextNetworks(
         problem=_network(_ProblemEncoder(num_ids), jnp.zeros((), jnp.int32)),
@@ -165,15 +169,17 @@ class TrajectoryDecoder(nn.Module):
       obs_sizes: number of values of every component of an observation.
       num_actions: ``A``.
       look: as for `make_networks`.
+      possible: likewise.
     """
 
     obs_sizes: Sequence[int]
     num_actions: int
     look: Look | None = None
+    possible: Tuples | None = None
 
     def setup(self) -> None:
         """Names the layers."""
-        self.state = state_embedder(self.obs_sizes, self.look)
+        self.state = state_embedder(self.obs_sizes, self.look, self.possible)
         self.action = nn.Embed(self.num_actions, EMBEDDED, embedding_init=nn.initializers.normal(1.0))
         self.transition = Linear((CODE, CODE, EMBEDDED), _DECODER_MEMORY)
         self.step = Linear((_DECODER_MEMORY,), CODE)
@@ -238,9 +244,10 @@ class _ExplorationPolicy(nn.Module):
     obs_sizes: Sequence[int]
     num_actions: int
     look: Look | None
+    possible: Tuples | None
 
     def setup(self) -> None:
-        self.state = state_embedder(self.obs_sizes, self.look)
+        self.state = state_embedder(self.obs_sizes, self.look, self.possible)
         self.previous = nn.Embed(self.num_actions + 1, _PREVIOUS_ACTION, embedding_init=nn.initializers.normal(1.0))
         self.torso = Linear((CODE, _PREVIOUS_ACTION), CODE)
         self.memory = LSTM(CODE, _MEMORY)
@@ -277,9 +284,10 @@ class _ExecutionPolicy(nn.Module):
     goal_sizes: Sequence[int]
     recurrent: bool
     look: Look | None
+    possible: Tuples | None
 
     def setup(self) -> None:
-        self.state, self.goal = state_embedder(self.obs_sizes, self.look), Embedder(self.goal_sizes)
+        self.state, self.goal = state_embedder(self.obs_sizes, self.look, self.possible), Embedder(self.goal_sizes)
         width = 2 * CODE
         if self.recurrent:
             self.torso = Linear((width,), CODE)

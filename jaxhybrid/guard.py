@@ -33,7 +33,7 @@ class Guard(NamedTuple):
 def apply_if_finite(
     optimiser: optax.GradientTransformation, grads: PyTree, state: PyTree, params: PyTree, guard: Guard
 ) -> tuple[PyTree, PyTree, Guard]:
-    """Takes an optimiser step unless a gradient or a new parameter is NaN or infinite.
+    """Takes an optimiser step unless a new parameter or the gradient's squared length is NaN or infinite.
 
     A refused step leaves parameters and optimiser state as they were. Unlike ``optax.apply_if_finite`` it never gives
     in after several refusals: stopping is the caller's decision, on ``guard.streak``.
@@ -50,7 +50,8 @@ def apply_if_finite(
     """
     updates, new_state = optimiser.update(grads, state, params)
     new_params = optax.apply_updates(params, updates)
-    finite = trees.all_finite((grads, new_params))
+    # That length is there already where gradients are clipped by it.
+    finite = jnp.isfinite(trees.norm(grads)) & trees.all_finite(new_params)
     refused = (~finite).astype(jnp.int32)
     params, state = trees.where(finite, (new_params, new_state), (params, state))
     return params, state, Guard(guard.refused + refused, (guard.streak + 1) * refused)

@@ -54,6 +54,21 @@ def test_the_embedder_is_a_hidden_layer_on_concatenated_tables():
     np.testing.assert_allclose(module.apply(params, values), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_only_what_can_be_seen_is_embedded():
+    possible = ((2, 1), (0, 0), (1, 0))
+    every, few = layers.Embedder(SIZES), layers.Embedder(SIZES, possible=possible)
+    chosen = np.random.default_rng(0).integers(0, 3, (4, 5))
+    values, weights = jnp.asarray(np.array(possible)[chosen]), jax.random.normal(KEY, (4, 5, layers.CODE))
+    params = every.init(KEY, values)
+    assert [module.apply(params, values, method="table")[0].shape[0] for module in (every, few)] == [6, 3]
+    (all_rows, slope), (few_rows, few_slope) = (
+        jax.value_and_grad(lambda p, m=module: jnp.sum(weights * m.apply(p, values)))(params) for module in (every, few)
+    )
+    np.testing.assert_allclose(few.apply(params, values), every.apply(params, values), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(few_rows, all_rows, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), few_slope, slope)
+
+
 def test_a_table_of_pictures_is_the_pictures_one_by_one():
     look = layers.Look(
         draw=lambda obs: jnp.outer(jax.nn.one_hot(obs[0], 3), jax.nn.one_hot(obs[1], 2)),

@@ -39,6 +39,7 @@ __all__ = [
     "hidden_goals",
     "make",
     "move",
+    "observations",
     "observe",
     "released_tasks",
     "reset",
@@ -238,6 +239,21 @@ def observe(city: City, state: CityState) -> Array:
         on_map = (x == MAP_CELL[0]) & (y == MAP_CELL[1])
         seen.append(jnp.where(on_map, state.task_id % _ORDERS + 1, 0))
     return jnp.stack(seen)
+
+
+def observations(city: City) -> np.ndarray:
+    """Returns every observation that can be made, in whatever task, each once, integer ``[S, C]``.
+
+    Buses stand at the same places in all tasks, so that there are as many as cells, and one more for each note on the
+    map.
+    """
+    cells = np.concatenate([_cells(), _stands(_distracting(city.task))[..., None]], axis=-1).reshape(SIZE * SIZE, 3)
+    if not _has_map(city.task):
+        return cells
+    on_map = np.all(cells[:, :2] == MAP_CELL, axis=1)
+    blank = np.pad(cells[~on_map], ((0, 0), (0, 1)))
+    notes = [np.append(cells[on_map][0], note) for note in range(1, _ORDERS + 1)]
+    return np.concatenate([blank, notes])
 
 
 def sample_task(city: City, key: Key, *, split: Phase) -> tuple[Array, Array]:

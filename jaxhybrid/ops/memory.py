@@ -7,7 +7,8 @@ received, and one product over all steps and sequences follows. The numbers are 
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -18,7 +19,7 @@ from jaxhybrid.ops import packing, products
 from jaxhybrid.ops.packing import Packing
 from jaxhybrid.types import Array
 
-__all__ = ["advance", "lstm", "packed_lstm"]
+__all__ = ["Weights", "advance", "lstm", "packed_lstm"]
 
 
 def advance(output: Array, cell: Array, projected: Array, kernel: Array) -> tuple[Array, Array]:
@@ -77,35 +78,26 @@ def _forward(projected: Array, kernel: Array) -> tuple[Array, tuple[Array, ...]]
 
 def _backward(saved: tuple[Array, ...], received: Array) -> tuple[Array, Array]:
     outputs, cells, gates, candidate, kernel = saved
-    write, keep, show = jnp.split(gates, 3, axis=-1)
-    squashed = jnp.tanh(cells)
-    before = jnp.concatenate([jnp.zeros_like(cells[:1]), cells[:-1]])
-    # What a step's output and cell move by, per unit of each of the four pre-activations.
-    by_write = candidate * write * (1.0 - write)
-    by_keep = before * keep * (1.0 - keep)
-    by_show = squashed * show * (1.0 - show)
-    by_candidate = write * (1.0 - jnp.square(candidate))
-    by_cell = show * (1.0 - jnp.square(squashed))
-
-    back = products.transposed(kernel)
-
-    def one(carry: tuple[Array, Array], step: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
-        to_output, to_cell = carry
-        received, by_write, by_keep, by_show, by_candidate, by_cell, keep = step
-        to_output = to_output + received
-        to_cell = to_cell + to_output * by_cell
-        to_step = jnp.concatenate(
-            [to_cell * by_write, to_cell * by_keep, to_output * by_show, to_cell * by_candidate], axis=-1
-        )
-        return (to_step @ back, to_cell * keep), to_step
-
-    steps = (jnp.moveaxis(received, -2, 0), by_write, by_keep, by_show, by_candidate, by_cell, keep)
-    nothing = jnp.zeros_like(outputs[0])
-    _, to_steps = jax.lax.scan(one, (nothing, nothing), steps, reverse=True)
+    received = jnp.moveaxis(received, -2, 0)
+    to_steps = _to_steps(received, _step_before(cells), _beside(gates, candidate), kernel)
     # The first step meets a state of zeros, which teaches the weights nothing.
     width = kernel.shape[0]
     to_kernel = outputs[:-1].reshape(-1, width).T @ to_steps[1:].reshape(-1, 4 * width)
     return jnp.moveaxis(to_steps, 0, -2), to_kernel
+
+
+def _to_steps(received: Array, before: Array, acts: Array, kernel: Array) -> Array:
+    """What the pre-activations of all steps receive, ``[T, ..., 4H]``, from what outputs do and `_to_step`'s."""
+    back = products.transposed(kernel)
+
+    def one(carry: tuple[Array, Array], step: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+        to_output, to_cell = carry
+        got, before, acts = step
+        to_step, to_cell = _to_step(to_output + got, to_cell, before, acts)
+        return (to_step @ back, to_cell), to_step
+
+    nothing = jnp.zeros_like(received[0])
+    return jax.lax.scan(one, (nothing, nothing), (received, before, acts), reverse=True)[1]
 
 
 def _activations(summed: Array) -> tuple[Array, Array]:
@@ -116,115 +108,183 @@ def _activations(summed: Array) -> tuple[Array, Array]:
 lstm.defvjp(_forward, _backward)
 
 
+class Weights(NamedTuple):
+    """What a memory learns.
+
+    Attributes:
+      project: of the inputs, ``[I, 4H]``.
+      bias: ``[4H]``.
+      kernel: ``U``, of the outputs of the step before, ``[H, 4H]``.
+    """
+
+    project: Array
+    bias: Array
+    kernel: Array
+
+
+class _Saved(NamedTuple):
+    """What the reverse pass needs of every row.
+
+    Attributes:
+      met: the input, and the output of the step before, ``[N W, I + H]``.
+      cell: of the step before, ``[N W, H]``.
+      acts: gates and candidate, ``[N W, 4H]``.
+    """
+
+    met: Array
+    cell: Array
+    acts: Array
+
+
 @jax.custom_vjp
-def packed_lstm(projected: Array, kernel: Array, places: Packing) -> Array:
+def packed_lstm(x: Array, weights: Weights, places: Packing) -> Array:
     """Returns the outputs of all steps of packed sequences from a state of zeros, ``[N W, H]``; the step is `advance`.
 
-    Gradient flows through: ``projected`` and ``kernel``, in reverse mode. What rows receive that are no step of a
-    sequence must be zero.
+    Gradient flows through: ``x`` and ``weights``, in reverse mode. What rows receive that are no step of a sequence
+    must be zero.
 
     Args:
-      projected: rows ``[N W, 4H]``, finite everywhere.
-      kernel: ``U``, ``[H, 4H]``.
+      x: rows of inputs ``[N W, I]``, finite everywhere.
+      weights: of inputs and outputs.
       places: of the steps among the rows, from `ops.packing.pack`.
 
     Raises:
       AssertionError: widths that do not fit.
     """
-    return _packed_forward(projected, kernel, places)[0]
+    return _packed_forward(x, weights, places)[0]
 
 
-def _packed_forward(projected: Array, kernel: Array, places: Packing) -> tuple[Array, tuple]:
-    width = kernel.shape[0]
-    chex.assert_shape(kernel, (width, 4 * width))
-    chex.assert_shape(projected, (places.sequence.size, 4 * width))
-    saved = jax.lax.platform_dependent(projected, kernel, places, cpu=_blocks_forward, default=_steps_forward)
-    return saved[:, :width], (saved, kernel, places)
+def _packed_forward(x: Array, weights: Weights, places: Packing) -> tuple[Array, tuple]:
+    width = weights.kernel.shape[0]
+    chex.assert_shape(x, (places.sequence.size, None))
+    chex.assert_shape(list(weights), [(x.shape[1], 4 * width), (4 * width,), (width, 4 * width)])
+    outputs, saved = jax.lax.platform_dependent(x, weights, places, cpu=_loops_forward, default=_steps_forward)
+    return outputs, (saved, weights, places)
 
 
-def _packed_backward(saved: tuple[Array, Array, Packing], received: Array) -> tuple[Array, Array, None]:
+def _packed_backward(saved: tuple[_Saved, Weights, Packing], received: Array) -> tuple[Array, Weights, None]:
     args = (*saved, received)
-    to_steps, to_kernel = jax.lax.platform_dependent(*args, cpu=_blocks_backward, default=_steps_backward)
-    return to_steps, to_kernel, None
-
-
-def _steps_forward(projected: Array, kernel: Array, places: Packing) -> Array:
-    """All sequences at once, step by step: output, cell, gates and candidate of every row, ``[N W, 6H]``."""
-    *saved, _ = _forward(packing.spread(places, projected), kernel)[1]
-    return packing.take(places, jnp.moveaxis(jnp.concatenate(saved, axis=-1), 0, -2))
-
-
-def _steps_backward(saved: Array, kernel: Array, places: Packing, received: Array) -> tuple[Array, Array]:
-    padded = _apart(jnp.moveaxis(packing.spread(places, saved), -2, 0))
-    to_steps, to_kernel = _backward((*padded, kernel), packing.spread(places, received))
-    return packing.take(places, to_steps), to_kernel
-
-
-@sequential_vmap
-def _blocks_forward(projected: Array, kernel: Array, places: Packing) -> Array:
-    """The same block by block; what a group of sequences remembers stands at its place."""
-    (num_blocks, width), states = places.sequence.shape, kernel.shape[0]
-    steps = projected.reshape(num_blocks, width, -1)
-
-    def one(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        memories, saved = carry
-        group = places.group[i]
-        output, cell = jnp.split(memories[group], 2, axis=-1)
-        new = jnp.concatenate(_step(output, cell, steps[i], kernel), axis=-1)
-        return memories.at[group].set(new[:, : 2 * states]), saved.at[i].set(new)
-
-    start = (_memories(places, states, projected.dtype), jnp.zeros((num_blocks, width, 6 * states), projected.dtype))
-    _, saved = jax.lax.fori_loop(0, places.blocks, one, start)
-    return saved.reshape(num_blocks * width, -1)
-
-
-@sequential_vmap
-def _blocks_backward(saved: Array, kernel: Array, places: Packing, received: Array) -> tuple[Array, Array]:
-    (num_blocks, width), states = places.sequence.shape, kernel.shape[0]
-    saved, received = (x.reshape(num_blocks, width, -1) for x in (saved, received))
-    back = products.transposed(kernel)
-
-    def one(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        memories, to_steps = carry
-        block = places.blocks - 1 - i
-        group = places.group[block]
-        to_output, to_cell = jnp.split(memories[group], 2, axis=-1)
-        _, cell, gates, candidate = _apart(saved[block])
-        write, keep, show = jnp.split(gates, 3, axis=-1)
-        before = jnp.where(places.time[block] > 0, saved[places.before[block], :, states : 2 * states], 0.0)
-        squashed = jnp.tanh(cell)
-        to_output += received[block]
-        to_cell += to_output * show * (1.0 - jnp.square(squashed))
-        to_step = jnp.concatenate(
-            [
-                to_cell * candidate * write * (1.0 - write),
-                to_cell * before * keep * (1.0 - keep),
-                to_output * squashed * show * (1.0 - show),
-                to_cell * write * (1.0 - jnp.square(candidate)),
-            ],
-            axis=-1,
-        )
-        new = jnp.concatenate([to_step @ back, to_cell * keep], axis=-1)
-        return memories.at[group].set(new), to_steps.at[block].set(to_step)
-
-    start = (_memories(places, states, received.dtype), jnp.zeros((num_blocks, width, 4 * states), received.dtype))
-    _, to_steps = jax.lax.fori_loop(0, places.blocks, one, start)
-    outputs = saved.at[places.before, :, :states].get(mode="clip")
-    before = jnp.where((places.time > 0)[:, None, None], outputs, 0.0)
-    to_steps = to_steps.reshape(num_blocks * width, -1)
-    return to_steps, products.gram(before.reshape(num_blocks * width, -1), to_steps, places.rows)
-
-
-def _apart(saved: Array) -> tuple[Array, ...]:
-    """Output, cell, gates and candidate of what was saved, ``[..., 6H]``."""
-    width = saved.shape[-1] // 6
-    return tuple(jnp.split(saved, [width, 2 * width, 5 * width], axis=-1))
-
-
-def _memories(places: Packing, states: int, dtype: Any) -> Array:
-    """Zeros for the two memories of every group of sequences, ``[G, W, 2H]``."""
-    width = places.sequence.shape[1]
-    return jnp.zeros((-(-places.row.shape[0] // width), width, 2 * states), dtype)
+    to_x, to_steps, to_kernel = jax.lax.platform_dependent(*args, cpu=_loops_backward, default=_steps_backward)
+    inputs = to_x.shape[1]
+    return to_x, Weights(to_kernel[:inputs], jnp.sum(to_steps, axis=0), to_kernel[inputs:]), None
 
 
 packed_lstm.defvjp(_packed_forward, _packed_backward)
+
+
+def _steps_forward(x: Array, weights: Weights, places: Packing) -> tuple[Array, _Saved]:
+    """All sequences at once, step by step."""
+    projected = packing.spread(places, x @ weights.project + weights.bias[None])
+    *saved, _ = _forward(projected, weights.kernel)[1]
+    outputs, before, cell, *acts = (
+        packing.take(places, jnp.moveaxis(each, 0, -2))
+        for each in (saved[0], _step_before(saved[0]), _step_before(saved[1]), *saved[2:])
+    )
+    return outputs, _Saved(_beside(x, before), cell, _beside(*acts))
+
+
+def _steps_backward(saved: _Saved, weights: Weights, places: Packing, received: Array) -> tuple[Array, Array, Array]:
+    cell, acts, received = (jnp.moveaxis(packing.spread(places, x), -2, 0) for x in (*saved[1:], received))
+    to_steps = packing.take(places, jnp.moveaxis(_to_steps(received, cell, acts, weights.kernel), 0, -2))
+    return to_steps @ weights.project.T, to_steps, products.gram(saved.met, to_steps)
+
+
+@sequential_vmap
+def _loops_forward(x: Array, weights: Weights, places: Packing) -> tuple[Array, _Saved]:
+    """Time by time, as many groups of sequences at once as there are left."""
+    (rows, inputs), states = x.shape, weights.kernel.shape[0]
+    kernel = jnp.concatenate(weights[::2])
+    scale, shift = _as_tanh(states, x.dtype)
+    zeros = partial(jnp.zeros, dtype=x.dtype)
+
+    def one(count: int, t: Array, carry: tuple) -> tuple:
+        output, cell, outputs, saved = carry
+        place = places.starts[t] * _width(places)
+        met = _beside(jax.lax.dynamic_slice_in_dim(x, place, count), output)
+        acts = shift + scale * jnp.tanh(scale * (met @ kernel + weights.bias[None]))
+        saved = _Saved(*(_put(old, new, place) for old, new in zip(saved, (met, cell, acts), strict=True)))
+        write, keep, show, candidate = jnp.split(acts, 4, axis=1)
+        cell = keep * cell + write * candidate
+        output = show * jnp.tanh(cell)
+        return output, cell, _put(outputs, output, place), saved
+
+    saved = _Saved(zeros((rows, inputs + states)), zeros((rows, states)), zeros((rows, 4 * states)))
+    carry = (*(zeros((places.ends.size * _width(places), states)),) * 2, zeros((rows, states)), saved)
+    for groups in range(places.ends.size, 0, -1):
+        count = groups * _width(places)
+        carry = (carry[0][:count], carry[1][:count], *carry[2:])
+        carry = jax.lax.fori_loop(*places.times(groups), partial(one, count), carry)
+    return carry[2:]
+
+
+@sequential_vmap
+def _loops_backward(saved: _Saved, weights: Weights, places: Packing, received: Array) -> tuple[Array, Array, Array]:
+    (rows, states), inputs = received.shape, weights.project.shape[0]
+    back = products.transposed(jnp.concatenate(weights[::2]))
+    zeros = partial(jnp.zeros, dtype=received.dtype)
+
+    def one(count: int, times: tuple[Array, Array], turn: Array, carry: tuple) -> tuple:
+        to_output, to_cell, to_x, to_steps = carry
+        place = places.starts[times[1] - 1 - (turn - times[0])] * _width(places)
+        cell, acts, got = (jax.lax.dynamic_slice_in_dim(x, place, count) for x in (*saved[1:], received))
+        to_step, to_cell = _to_step(to_output + got, to_cell, cell, acts)
+        to_met = to_step @ back
+        return to_met[:, inputs:], to_cell, _put(to_x, to_met[:, :inputs], place), _put(to_steps, to_step, place)
+
+    carry = (*(zeros((0, states)),) * 2, zeros((rows, inputs)), zeros((rows, 4 * states)))
+    for groups in range(1, places.ends.size + 1):
+        # A group more: what it remembers after its last step moves nothing.
+        to_memory = (jnp.concatenate([x, zeros((_width(places), states))]) for x in carry[:2])
+        times = places.times(groups)
+        step = partial(one, groups * _width(places), times)
+        carry = jax.lax.fori_loop(*times, step, (*to_memory, *carry[2:]))
+    _, _, to_x, to_steps = carry
+    return to_x, to_steps, products.gram(saved.met, to_steps, places.rows)
+
+
+def _to_step(to_output: Array, to_cell: Array, before: Array, acts: Array) -> tuple[Array, Array]:
+    """What a step's four pre-activations ``[..., 4H]`` and the cell before it receive.
+
+    Args:
+      to_output: what its output receives, ``[..., H]``.
+      to_cell: what its cell receives from the step after it, ``[..., H]``.
+      before: the cell before it.
+      acts: gates and candidate.
+    """
+    write, keep, show, candidate = jnp.split(acts, 4, axis=-1)
+    squashed = jnp.tanh(keep * before + write * candidate)
+    to_cell = to_cell + to_output * show * (1.0 - jnp.square(squashed))
+    to_step = _beside(
+        to_cell * candidate * write * (1.0 - write),
+        to_cell * before * keep * (1.0 - keep),
+        to_output * squashed * show * (1.0 - show),
+        to_cell * write * (1.0 - jnp.square(candidate)),
+    )
+    return to_step, to_cell * keep
+
+
+def _as_tanh(states: int, dtype: Any) -> tuple[Array, Array]:
+    """Scale and shift of gates and candidate as one function, ``shift + scale tanh(scale x)``, ``[1, 4H]``.
+
+    ``sigmoid(x) = 1/2 + 1/2 tanh(x/2)``: one pass over a step in the place of two.
+    """
+    half = jnp.full((1, 3 * states), 0.5, dtype)
+    one = jnp.ones((1, states), dtype)
+    return _beside(half, one), _beside(half, 0.0 * one)
+
+
+def _beside(*parts: Array) -> Array:
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _put(x: Array, rows: Array, place: Array) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(x, rows, place, axis=0)
+
+
+def _step_before(x: Array) -> Array:
+    """What was there a step before, ``[T, ..., H]``; zeros at the start."""
+    return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+
+def _width(places: Packing) -> int:
+    return places.sequence.shape[1]

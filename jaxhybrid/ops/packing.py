@@ -17,7 +17,8 @@ from jaxhybrid.types import Array
 
 __all__ = ["Packing", "pack", "row_of_prefix", "spread", "spread_prefixes", "take", "with_empty"]
 
-_WIDTH = 8
+# A width that products are fast at, and few enough groups that a loop can be compiled for every number of them.
+_WIDTH, _GROUPS = 8, 4
 
 
 class Packing(NamedTuple):
@@ -26,8 +27,8 @@ class Packing(NamedTuple):
     Attributes:
       sequence: of every row, integer ``[N, W]``.
       time: of every block, integer ``[N]``.
-      group: which of the groups of ``W`` sequences, the longest first, a block belongs to, integer ``[N]``.
-      before: the block of the same group a step earlier, integer ``[N]``; any at the start.
+      starts: the first block of every time, integer ``[T]``; those of the groups that are left follow each other.
+      ends: steps of every group of ``W`` sequences, the longest first, integer ``[G]``.
       used: whether a row is a step of a sequence, boolean ``[N, W]``.
       blocks: in use, the first of all, integer ``[]``.
       row: of every step among ``N W``, integer ``[B, T]``; any past the end.
@@ -36,8 +37,8 @@ class Packing(NamedTuple):
 
     sequence: Array
     time: Array
-    group: Array
-    before: Array
+    starts: Array
+    ends: Array
     used: Array
     blocks: Array
     row: Array
@@ -47,6 +48,11 @@ class Packing(NamedTuple):
     def rows(self) -> Array:
         """Rows of the blocks in use, ``[]``."""
         return self.blocks * self.sequence.shape[1]
+
+    def times(self, groups: int) -> tuple[Array, Array]:
+        """The first time at which that many groups have steps, and the one after the last, ``[]`` each."""
+        shorter = self.ends[groups] if groups < self.ends.shape[0] else jnp.zeros_like(self.ends[0])
+        return shorter, self.ends[groups - 1]
 
 
 def pack(lengths: Array, horizon: int) -> Packing:
@@ -58,25 +64,25 @@ def pack(lengths: Array, horizon: int) -> Packing:
     """
     chex.assert_rank(lengths, 1)
     count = lengths.shape[0]
-    width = min(_WIDTH, count)
+    width = min(max(_WIDTH, -(-count // _GROUPS)), count)
     groups = -(-count // width)
     order = jnp.argsort(-lengths)
     rank = jnp.zeros(count, jnp.int32).at[order].set(jnp.arange(count, dtype=jnp.int32))
     alive = jnp.sum(lengths[None, :] > jnp.arange(horizon)[:, None], axis=1)
-    ends = jnp.cumsum(-(-alive // width))
-    starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
+    until = jnp.cumsum(-(-alive // width))
+    starts = jnp.concatenate([jnp.zeros(1, until.dtype), until[:-1]])
 
     block = jnp.arange(horizon * groups)
-    time = jnp.minimum(jnp.searchsorted(ends, block, side="right"), horizon - 1)
+    time = jnp.minimum(jnp.searchsorted(until, block, side="right"), horizon - 1)
     group = jnp.clip(block - starts[time], 0, groups - 1)
     place = group[:, None] * width + jnp.arange(width)[None, :]
     return Packing(
         sequence=order[jnp.minimum(place, count - 1)],
         time=time,
-        group=group,
-        before=starts[jnp.maximum(time - 1, 0)] + group,
-        used=(block < ends[-1])[:, None] & (place < alive[time][:, None]),
-        blocks=ends[-1],
+        starts=starts,
+        ends=lengths[order[::width]],
+        used=(block < until[-1])[:, None] & (place < alive[time][:, None]),
+        blocks=until[-1],
         row=(starts[None, :] + (rank // width)[:, None]) * width + (rank % width)[:, None],
         inside=lengths[:, None] > jnp.arange(horizon)[None, :],
     )

@@ -87,6 +87,7 @@ def make_parts(config: Config, town: City) -> Parts:
         num_ids=town.num_ids,
         recurrent=config.recurrent,
         look=dream_models.make_look(town) if config.observation == "picture" else None,
+        possible=None if alone else city.observations(town).tolist(),
     )
 
     models = dream_models.make_models(config, town)

@@ -128,6 +128,16 @@ def test_move_is_the_whole_table():
         np.testing.assert_array_equal(mine[number], expected)
 
 
+@pytest.mark.parametrize("task", city.TASKS)
+def test_observations_are_all_that_can_be_made(task):
+    town = city.make(task)
+    distracting, with_map = task in ("distraction", "combination"), task in ("map", "combination")
+    cells = list(itertools.product(range(9), repeat=2))
+    made = {seen(cell, i, buses(i, distracting), with_map) for i in range(town.num_ids) for cell in cells}
+    listed = [tuple(map(int, each)) for each in city.observations(town)]
+    assert set(listed) == made and len(listed) == len(made)
+
+
 def test_splits():
     released, paper = city.make("distraction"), city.make("distraction", split="paper")
     assert released.train_ids.tolist() == list(range(0, 576, 11)) and len(released.train_ids) == 53

@@ -7,7 +7,7 @@ import pytest
 
 from jaxhybrid.ops import memory, packing
 
-T, B, H = 4, 3, 2
+T, B, H, I = 4, 3, 2, 3
 KEY = jax.random.key(0)
 
 
@@ -73,33 +73,39 @@ def test_a_kernel_of_another_width_is_refused():
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("way", ["blocks", "steps"])
+@pytest.mark.parametrize("way", ["loops", "steps"])
 def test_packed_sequences_have_the_outputs_and_gradients_of_padded_ones(way, monkeypatch):
     if way == "steps":
         # As on a device that is no CPU.
-        monkeypatch.setattr(memory, "_blocks_forward", memory._steps_forward)
-        monkeypatch.setattr(memory, "_blocks_backward", memory._steps_backward)
+        monkeypatch.setattr(memory, "_loops_forward", memory._steps_forward)
+        monkeypatch.setattr(memory, "_loops_backward", memory._steps_backward)
     lengths = jnp.array([2, 4, 0, 1, 4, 3, 2, 2, 1, 3])
-    x_key, kernel_key, weights_key = jax.random.split(KEY, 3)
-    x = jax.random.normal(x_key, (10, T, 4 * H))
-    kernel = jax.random.normal(kernel_key, (H, 4 * H))
+    x_key, project_key, bias_key, kernel_key, weights_key = jax.random.split(KEY, 5)
+    x = jax.random.normal(x_key, (10, T, I))
+    learnt = memory.Weights(
+        jax.random.normal(project_key, (I, 4 * H)),
+        jax.random.normal(bias_key, (4 * H,)),
+        jax.random.normal(kernel_key, (H, 4 * H)),
+    )
     weights = jnp.where(
         (jnp.arange(T)[None] < lengths[:, None])[..., None], jax.random.normal(weights_key, (10, T, H)), 0
     )
 
-    def padded(x, kernel):
-        return jnp.sum(weights * memory.lstm(x, kernel))
+    def padded(x, learnt):
+        return jnp.sum(weights * memory.lstm(x @ learnt.project + learnt.bias[None, None], learnt.kernel))
 
-    def packed(x, kernel):
+    def packed(x, learnt):
         places = packing.pack(lengths, T)
-        outputs = memory.packed_lstm(packing.take(places, x), kernel, places)
+        outputs = memory.packed_lstm(packing.take(places, x), learnt, places)
         return jnp.sum(weights * packing.spread(places, outputs))
 
-    expected, found = (jax.jit(jax.value_and_grad(f, (0, 1)))(x, kernel) for f in (padded, packed))
+    expected, found = (jax.jit(jax.value_and_grad(f, (0, 1)))(x, learnt) for f in (padded, packed))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), found, expected)
 
 
 def test_rows_that_do_not_fit_the_packing_are_refused():
     places = packing.pack(jnp.array([1, 2]), T)
-    with pytest.raises(AssertionError):
-        memory.packed_lstm(jnp.zeros((places.sequence.size + 1, 4 * H)), jnp.zeros((H, 4 * H)), places)
+    weights = memory.Weights(jnp.zeros((I, 4 * H)), jnp.zeros(4 * H), jnp.zeros((H, 4 * H)))
+    for rows, inputs in ((places.sequence.size + 1, I), (places.sequence.size, I + 1)):
+        with pytest.raises(AssertionError):
+            memory.packed_lstm(jnp.zeros((rows, inputs)), weights, places)

@@ -30,12 +30,16 @@ def test_every_step_stands_once_and_after_the_step_before_it(lengths):
         assert places.row[b, t] == row
         assert places.inside[b, t]
         assert row < places.blocks * width
-        if t:
-            # A group's memory stands at the same rows all along.
-            before = places.before[row // width]
-            assert before < row // width
-            assert seen[b, t - 1] == before * width + row % width
+        # A sequence stands in the same group and at the same place of it all along, the longest first.
+        group = row // width - places.starts[t]
+        assert (group, row % width) == divmod(seen[b, 0], width)
+        assert t < places.ends[group]
     assert np.sum(places.inside) == len(seen)
+    # Every time at which a number of groups has steps is among its times, and only those.
+    blocks = np.bincount(places.time[: places.blocks], minlength=T)
+    for groups in range(1, len(places.ends) + 1):
+        first, last = places.times(groups)
+        assert [t for t in range(T) if blocks[t] == groups] == list(range(first, last))
     # As few blocks as there can be.
     assert places.blocks == sum(-(-sum(n > t for n in lengths) // width) for t in range(T))
 

@@ -47,7 +47,7 @@ def drawn():
 def episodes(seed):
     """Whatever might have happened, ``[B, ...]``, with an end after a few steps."""
     rng = np.random.default_rng(seed)
-    obs = rng.integers(0, (9, 9, 2), size=(SIZE, TOWN.horizon + 1, 3))
+    obs = rng.choice(city.observations(TOWN), size=(SIZE, TOWN.horizon + 1))
     mask = np.tile(np.arange(TOWN.horizon) < LENGTH, (SIZE, 1)).astype(np.float32)
     action = rng.integers(0, 9, size=mask.shape)
     return Episode(*map(jnp.asarray, (obs, action, -0.1 * mask, mask, mask)))
