@@ -1,8 +1,9 @@
 """Meta-train and meta-test curves of DREAM and its extensions, from runs of yours: return over trials, one per group.
 
 ``python -m experiments dream_figure DREAM=runs/a,runs/b gradient=runs/c``: a label and the directories of runs of
-``python -m experiments dream`` that differ in the seed. Prints, for the last fifth of the run, the mean over tests and
-seeds with its 95 % t interval over seeds, and how far it is from that of the first label.
+``python -m experiments dream`` that differ in the seed, or a file that ``--records`` wrote of them. Prints, for the
+last fifth of the run, the mean over tests and seeds with its 95 % t interval over seeds, and how far it is from that of
+the first label.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import rich.console
 import rich.table
 import tyro
 
+from experiments._dream import curves
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, console
 from jaxhybrid.runtime.statistics import mean_difference, mean_interval
 
 __all__ = ["PANELS", "late", "main"]
@@ -38,11 +40,13 @@ class Arguments:
     """What is drawn."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """label=directory[,directory ...], one for each curve."""
+    """label=directory[,directory ...], one for each curve; a record in the place of directories."""
     metrics: tuple[str, ...] = tuple(PANELS)
     """One column for each; any name in metrics.jsonl."""
     out: str = "dream.png"
     """File to write; an existing one is not touched."""
+    records: str | None = None
+    """Directory to write what was drawn to, a file for each label, from which it can be drawn again."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,26 +69,18 @@ def main(argv: Sequence[str]) -> int:
         groups[label] = [Path(directory).expanduser() for directory in listed.split(",")]
     if not groups:
         raise InputError("runs is empty: name at least one.")
-    curves = {
-        metric: {label: _curve(label, runs, metric) for label, runs in groups.items()} for metric in arguments.metrics
+    files = {} if arguments.records is None else curves.new_files(arguments.records, groups)
+    logged = {label: curves.read(label, paths) for label, paths in groups.items()}
+    drawn = {
+        metric: {label: curves.curve(label, group, metric) for label, group in logged.items()}
+        for metric in arguments.metrics
     }
-    rich.console.Console(width=120).print(_table(curves))
-    _draw(curves, Path(arguments.out))
+    rich.console.Console(width=120).print(_table(drawn))
+    _draw(drawn, Path(arguments.out))
     console.say(f"drawn in {arguments.out}")
+    for label, file in files.items():
+        file.write_text(curves.record(logged[label], arguments.metrics) + "\n")
     return 0
-
-
-def _curve(label: str, runs: Sequence[Path], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Trials ``[K]`` and values ``[K, S]`` at the trials that all runs share; steps differ from seed to seed."""
-    parts: list[dict[int, np.ndarray]] = []
-    for run in runs:
-        rows = [row for row in records.read(run) if metric in row and "env/trials" in row]
-        found = {int(np.max(row["env/trials"])): np.atleast_1d(np.asarray(row[metric], float)) for row in rows}
-        parts.append({at: values for at, values in found.items() if np.all(np.isfinite(values))})
-    shared = sorted(set.intersection(*(set(part) for part in parts)))
-    if not shared:
-        raise InputError(f"the runs of {label!r} share no trials with a finite {metric!r}.")
-    return np.asarray(shared), np.stack([np.concatenate([part[at] for part in parts]) for at in shared])
 
 
 def late(trials: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -92,11 +88,11 @@ def late(trials: np.ndarray, values: np.ndarray) -> np.ndarray:
     return values[trials > 0.8 * trials[-1]].mean(axis=0)
 
 
-def _table(curves: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
+def _table(drawn: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
     shown = rich.table.Table(title="Means over the last fifth of the trials, with 95 % t intervals over seeds")
     for name in ("metric", "runs", "seeds", "trials", "mean", "minus the first"):
         shown.add_column(name, justify="left" if name in ("metric", "runs") else "right")
-    for metric, group in curves.items():
+    for metric, group in drawn.items():
         base = late(*next(iter(group.values())))
         for i, (label, (trials, values)) in enumerate(group.items()):
             seeds = late(trials, values)
@@ -113,14 +109,14 @@ def _table(curves: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
     return shown
 
 
-def _draw(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.6), squeeze=False, layout="constrained")
-    for axis, (metric, group) in zip(axes[0], curves.items()):
+    figure, axes = plt.subplots(1, len(drawn), figsize=(4.2 * len(drawn), 3.6), squeeze=False, layout="constrained")
+    for axis, (metric, group) in zip(axes[0], drawn.items()):
         for label, (trials, values) in group.items():
             middle, low, high = mean_interval(values)
             count = values.shape[1]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import dream, dream_figure
+from experiments._dream import curves
 from jaxhybrid.errors import InputError
 from jaxhybrid.systems.dream_config import VARIANTS, presets
 
@@ -86,6 +87,35 @@ def test_late_is_the_last_fifth_and_is_compared_with_the_first_label():
     assert gaps[0] == "" and gaps[1].startswith("1.000 [")
 
 
+def test_a_record_is_what_was_logged(tmp_path):
+    group = [
+        {"env/trials": np.array([400.0, 800.0]), "test/return": np.array([-2.0, 0.25]), "left/out": np.zeros(2)},
+        {"env/trials": np.array([400.0, 800.0]), "test/return": np.array([np.nan, 0.75])},
+    ]
+    file = tmp_path / "record.json"
+    file.write_text(curves.record(group, ["test/return", "left/alone"]))
+    again = curves.read("DREAM", [file])
+    assert [seed.keys() for seed in again] == [{"env/trials", "test/return"}] * 2
+    trials, values = curves.curve("DREAM", again, "test/return")
+    # Where one seed has nothing there is no mean over seeds.
+    assert trials.tolist() == [800] and values.tolist() == [[0.25, 0.75]]
+    with pytest.raises(InputError, match="share no trials with a finite 'left/out'"):
+        curves.curve("DREAM", again, "left/out")
+    with pytest.raises(InputError, match=r"of two labels, one of them 'a b'"):
+        curves.new_files(str(tmp_path), ["a_b", "a b"])
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"0": {}}', '{"0": {"env/trials": [1, 2], "x": [1]}}', '{"0": {"env/trials": ["a"]}}', "{]"]
+)
+def test_a_record_of_another_form_is_refused(text, tmp_path):
+    file = tmp_path / "record.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"DREAM=.*record.json"):
+        dream_figure.main([f"DREAM={file}", "--out", str(tmp_path / "figure.png")])
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.slow
 def test_a_smoke_run_leaves_what_a_run_leaves(tmp_path):
     out = tmp_path / "run"
@@ -96,7 +126,12 @@ def test_a_smoke_run_leaves_what_a_run_leaves(tmp_path):
     assert [row.get("env/trials") for row in rows] == [None, 8, 16]
     assert rows[-1]["guard/nonfinite"] == 0 and -2.0 <= rows[-1]["test/return"] <= 0.8
     figure = tmp_path / "figure.png"
-    assert dream_figure.main([f"DREAM={out}", "--out", str(figure)]) == 0
+    assert dream_figure.main([f"DREAM={out}", "--out", str(figure), "--records", str(tmp_path)]) == 0
     assert figure.stat().st_size > 10_000
+    again = tmp_path / "again.png"
+    assert dream_figure.main([f"DREAM={tmp_path / 'DREAM.json'}", "--out", str(again)]) == 0
+    assert again.read_bytes() == figure.read_bytes()
+    with pytest.raises(InputError, match="records="):
+        dream_figure.main([f"DREAM={out}", "--out", str(tmp_path / "third.png"), "--records", str(tmp_path)])
     with pytest.raises(InputError, match="exists"):
         dream_figure.main([f"DREAM={out}", "--out", str(figure)])

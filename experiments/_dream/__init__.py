@@ -1,0 +1,1 @@
+"""The parts of the figure of DREAM; `experiments.dream_figure` is its front door."""

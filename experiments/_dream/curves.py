@@ -1,0 +1,106 @@
+"""What runs of DREAM logged as curves over trials, from their directories or from records of them, and such records."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import outputs, records, strict_json
+
+__all__ = ["TRIALS", "Curve", "Group", "curve", "new_files", "read", "record"]
+
+TRIALS = "env/trials"
+Group = list[dict[str, np.ndarray]]
+"""Runs or seeds; of each, values over iterations ``[K]`` by metric, not a number where there was none."""
+Curve = tuple[np.ndarray, np.ndarray]
+"""Trials ``[K]``, and values of several seeds at them ``[K, S]``."""
+
+
+def read(label: str, paths: Sequence[Path]) -> Group:
+    """Returns what runs logged.
+
+    Args:
+      label: of the group, for messages.
+      paths: directories of runs, or files that `record` wrote.
+
+    Raises:
+      InputError: a path that is neither.
+    """
+    return [seed for path in paths for seed in (_recorded(label, path) if path.suffix == ".json" else _logged(path))]
+
+
+def curve(label: str, group: Group, metric: str) -> Curve:
+    """Returns a metric at the trials that all of a group share; steps differ from seed to seed.
+
+    Raises:
+      InputError: there are none.
+    """
+    parts = []
+    for seed in group:
+        trials, values = seed[TRIALS], seed.get(metric, np.full(len(seed[TRIALS]), np.nan))
+        parts.append({int(t): value for t, value in zip(trials, values, strict=True) if np.isfinite(value)})
+    shared = sorted(set.intersection(*(set(part) for part in parts)))
+    if not shared:
+        raise InputError(f"the runs of {label!r} share no trials with a finite {metric!r}.")
+    return np.asarray(shared), np.array([[part[at] for part in parts] for at in shared])
+
+
+def record(group: Group, metrics: Sequence[str]) -> str:
+    """Returns some metrics of a group as JSON, a list for each seed, null where there was none."""
+
+    def listed(values: np.ndarray) -> list[float | None]:
+        return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
+
+    seeds: Mapping[str, Any] = {
+        str(i): {TRIALS: seed[TRIALS].astype(int).tolist()} | {m: listed(seed[m]) for m in metrics if m in seed}
+        for i, seed in enumerate(group)
+    }
+    return json.dumps(seeds, allow_nan=False)
+
+
+def new_files(directory: str, labels: Iterable[str]) -> dict[str, Path]:
+    """Returns a file for the record of every label in a directory.
+
+    Raises:
+      InputError: one exists or cannot be written, or is that of two labels.
+    """
+    files: dict[str, Path] = {}
+    for label in labels:
+        words = re.sub(r"\W+", "_", label).strip("_") or "runs"
+        file = outputs.new_file(str(Path(directory) / f"{words}.json"), field="records")
+        if file in files.values():
+            raise InputError(f"records={str(file)!r} would be of two labels, one of them {label!r}: name it otherwise.")
+        files[label] = file
+    return files
+
+
+def _logged(run: Path) -> Group:
+    rows = [row for row in records.read(run) if TRIALS in row]
+    if not rows:
+        raise InputError(f"runs={str(run)!r} has logged no trials: is it a run of python -m experiments dream?")
+    names = {name for row in rows for name in row}
+    columns = {name: [np.atleast_1d(np.asarray(row.get(name, np.nan), float)) for row in rows] for name in names}
+    seeds = max(len(each) for each in columns[TRIALS])
+    return [
+        {name: np.array([x[min(i, len(x) - 1)] for x in column]) for name, column in columns.items()}
+        for i in range(seeds)
+    ]
+
+
+def _recorded(label: str, path: Path) -> Group:
+    try:
+        seeds = strict_json.read(path)
+        group = [{name: np.array(values, float) for name, values in seed.items()} for seed in seeds.values()]
+        if not group or any(TRIALS not in seed for seed in group):
+            raise ValueError(f"holds no seed with {TRIALS}")
+        if any(seed[TRIALS].shape != x.shape or x.ndim != 1 for seed in group for x in seed.values()):
+            raise ValueError("holds no lists of one length for each seed")
+    except (AttributeError, TypeError, ValueError) as reason:
+        raise InputError(f"{label}={str(path)!r} is no record of runs: {reason}.") from None
+    return group
