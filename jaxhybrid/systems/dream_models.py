@@ -195,9 +195,10 @@ def latent_loss(
     trials, steps = batch
 
     def seen(episodes: Episode, rewarded: float) -> ContextStep:
-        obs, next_obs = episodes.obs[:, 0], episodes.obs[:, 1]
-        step = Transition(obs, episodes.action[:, 0], episodes.reward[:, 0], episodes.discount[:, 0], next_obs)
-        _, other = rolled_pairs(obs)
+        # Embedded here, all at once, and not one by one in the loss.
+        x, next_x = jnp.moveaxis(policy.embed(params["policy"], episodes.obs), 1, 0)
+        step = Transition(x, episodes.action[:, 0], episodes.reward[:, 0], episodes.discount[:, 0], next_x)
+        _, other = rolled_pairs(x)
         return ContextStep(step, trials.goal, codes, other, jnp.full(codes.shape[0], rewarded))
 
     examples = seen(steps, 1.0)
@@ -217,13 +218,13 @@ def latent_loss(
             params,
             example,
             key,
-            encode_fn=lambda p, obs: policy.embed(p["policy"], obs),
+            encode_fn=lambda _, x: x,
             dynamics_fn=part("dynamics"),
             gamma=config.gamma,
             **planning,
         )
 
-    # The codes are examples that depend on what is differentiated.
+    # Embedded states and codes are examples that depend on what is differentiated.
     return batched(loss)(params, examples, key)
 
 
