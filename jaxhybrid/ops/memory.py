@@ -175,12 +175,13 @@ packed_lstm.defvjp(_packed_forward, _packed_backward)
 def _steps_forward(x: Array, weights: Weights, places: Packing) -> tuple[Array, _Saved]:
     """All sequences at once, step by step."""
     projected = packing.spread(places, x @ weights.project + weights.bias[None])
-    *saved, _ = _forward(projected, weights.kernel)[1]
-    outputs, before, cell, *acts = (
-        packing.take(places, jnp.moveaxis(each, 0, -2))
-        for each in (saved[0], _step_before(saved[0]), _step_before(saved[1]), *saved[2:])
-    )
-    return outputs, _Saved(_beside(x, before), cell, _beside(*acts))
+    output, cell, gates, candidate, _ = _forward(projected, weights.kernel)[1]
+
+    def rows(steps: Array) -> Array:
+        return packing.take(places, jnp.moveaxis(steps, 0, -2))
+
+    met = _beside(x, rows(_step_before(output)))
+    return rows(output), _Saved(met, rows(_step_before(cell)), _beside(rows(gates), rows(candidate)))
 
 
 def _steps_backward(saved: _Saved, weights: Weights, places: Packing, received: Array) -> tuple[Array, Array, Array]:
@@ -191,7 +192,7 @@ def _steps_backward(saved: _Saved, weights: Weights, places: Packing, received: 
 
 @sequential_vmap
 def _loops_forward(x: Array, weights: Weights, places: Packing) -> tuple[Array, _Saved]:
-    """Time by time, as many groups of sequences at once as there are left."""
+    """Time by time, as many groups of sequences at once as are left: a loop for every number of groups."""
     (rows, inputs), states = x.shape, weights.kernel.shape[0]
     kernel = jnp.concatenate(weights[::2])
     scale, shift = _as_tanh(states, x.dtype)
