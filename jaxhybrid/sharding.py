@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxhybrid.types import PyTree
@@ -74,12 +75,24 @@ def apart(functions: Sequence[Callable[..., Any]], *args: PyTree) -> list[Any]:
     def divided(*args: PyTree) -> list[Any]:
         device = jnp.minimum(jax.lax.axis_index(BATCH_AXIS), used)
         results = jax.lax.switch(device, [share(k) for k in range(used + 1)], *args)
-        return [
-            jax.tree.map(lambda x, owner=i % used: jax.lax.all_gather(x, BATCH_AXIS)[owner], result)
-            for i, result in enumerate(results)
-        ]
+        owners = [jax.tree.map(lambda _, owner=i % used: owner, result) for i, result in enumerate(results)]
+        return _from_owners(results, owners)
 
     return divided(*args)
+
+
+def _from_owners(tree: TreeT, owners: PyTree) -> TreeT:
+    """Gives every leaf to all devices as the device has it that ``owners`` names, in one exchange for each type."""
+    leaves, structure = jax.tree.flatten(tree)
+    named = jax.tree.leaves(owners)
+    found = list(leaves)
+    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
+        which = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        ends = np.cumsum([leaves[i].size for i in which])
+        everywhere = jax.lax.all_gather(jnp.concatenate([leaves[i].ravel() for i in which]), BATCH_AXIS)
+        for i, end in zip(which, ends, strict=True):
+            found[i] = everywhere[named[i], end - leaves[i].size : end].reshape(leaves[i].shape)
+    return jax.tree.unflatten(structure, found)
 
 
 def _devices() -> int:
