@@ -103,10 +103,17 @@ def _table(drawn: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
                 label,
                 str(seeds.size),
                 f"{int(trials[-1]):,}",
-                f"{middle:.3f}" + (f" [{low:.3f}, {high:.3f}]" if seeds.size > 1 else ""),
-                f"{gap[0]:.3f} [{gap[1]:.3f}, {gap[2]:.3f}]" if gap else "",
+                _interval(middle, low, high) if seeds.size > 1 else f"{middle:.3f}",
+                _interval(*gap) if gap else "",
             )
     return shown
+
+
+def _interval(middle: float, low: float, high: float) -> str:
+    """Three decimals, or as many as say how wide the interval is."""
+    width = high - low
+    places = max(3, 1 - int(np.floor(np.log10(width)))) if 0.0 < width < np.inf else 3
+    return f"{middle:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
 
 
 def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -85,6 +85,7 @@ def test_late_is_the_last_fifth_and_is_compared_with_the_first_label():
     # Two seeds one apart from their mean: half a width of t(0.975, 1) = 12.706.
     assert means[0] == "9.500 [-3.206, 22.206]"
     assert gaps[0] == "" and gaps[1].startswith("1.000 [")
+    assert dream_figure._interval(0.0012, 0.0011, 0.00135) == "0.00120 [0.00110, 0.00135]"
 
 
 def test_a_record_is_what_was_logged(tmp_path):
