@@ -30,6 +30,7 @@ __all__ = [
     "Look",
     "PictureEmbedder",
     "Tuples",
+    "look_up",
     "state_embedder",
 ]
 
@@ -62,7 +63,8 @@ class Embedder(nn.Module):
     Attributes:
       sizes: number of values of every component.
       out: width of the output.
-      possible: the tuples that there are, ``[S, C]``, all others being taken for one of them; None: all.
+      possible: the tuples that there are, ``[S, C]``; None: all. Where they are embedded once each, any other becomes
+        NaN, which a train step refuses to learn from, and counts.
     """
 
     sizes: Sequence[int]
@@ -72,11 +74,11 @@ class Embedder(nn.Module):
     def __call__(self, values: Array) -> Array:
         """Embeds every tuple."""
         table, place = self.table(values)
-        return table[place]
+        return look_up(table, place)
 
     @nn.compact
     def table(self, values: Array) -> tuple[Array, Array]:
-        """Embeds what has to be embedded: rows ``[S, out]``, and which of them each tuple is, integer ``[...]``."""
+        """Embeds what has to be embedded: rows ``[S, out]``, and which of them each tuple is, for `look_up`."""
         values, place = _distinct(values, self.sizes, self.possible)
         rows = []
         for i, size in enumerate(self.sizes):
@@ -105,7 +107,7 @@ class PictureEmbedder(nn.Module):
     def __call__(self, values: Array) -> Array:
         """Embeds every tuple."""
         table, place = self.table(values)
-        return table[place]
+        return look_up(table, place)
 
     @nn.compact
     def table(self, values: Array) -> tuple[Array, Array]:
@@ -125,10 +127,17 @@ def _distinct(values: Array, sizes: Sequence[int], possible: Tuples | None) -> t
     count = math.prod(values.shape[:-1])
     if count <= len(every):
         return values.reshape(count, len(shape)), jnp.arange(count).reshape(values.shape[:-1])
-    row = np.zeros(total, np.int32)
+    row = np.full(total, len(every), np.int32)  # past the end, where a look-up finds NaN
     row[np.ravel_multi_index(tuple(every.T), shape)] = np.arange(len(every))
-    place = jnp.ravel_multi_index(tuple(jnp.moveaxis(values, -1, 0)), shape, mode="clip")
-    return jnp.asarray(every, jnp.int32), jnp.asarray(row)[place]
+    parts = tuple(jnp.moveaxis(values, -1, 0))
+    inside = jnp.stack([(part >= 0) & (part < size) for part, size in zip(parts, shape)]).all(axis=0)
+    place = jnp.ravel_multi_index(parts, shape, mode="clip")
+    return jnp.asarray(every, jnp.int32), jnp.where(inside, jnp.asarray(row)[place], len(every))
+
+
+def look_up(table: Array, place: Array) -> Array:
+    """Rows of an embedder's table, NaN where what was to be embedded cannot be."""
+    return table.at[place].get(mode="fill", fill_value=jnp.nan)
 
 
 def state_embedder(sizes: Sequence[int], look: Look | None, possible: Tuples | None) -> nn.Module:

@@ -14,7 +14,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxhybrid.context_layers import CODE, EMBEDDED, LSTM, Embedder, Hidden, Linear, Look, Tuples, state_embedder
+from jaxhybrid.context_layers import (
+    CODE,
+    EMBEDDED,
+    LSTM,
+    Embedder,
+    Hidden,
+    Linear,
+    Look,
+    Tuples,
+    look_up,
+    state_embedder,
+)
 from jaxhybrid.errors import unknown
 from jaxhybrid.networks import Network
 from jaxhybrid.ops import packing
@@ -219,7 +230,7 @@ class TrajectoryDecoder(nn.Module):
     def _transitions(self, table: Array, before: Array, after: Array, action: Array) -> Array:
         """First layer of transitions between rows of a table of states."""
         one, two, three = self.transition.apart(table, table, self.action.embedding)
-        return nn.relu(one[before] + two[after] + three[action])
+        return nn.relu(look_up(one, before) + look_up(two, after) + three[action])
 
 
 class _ProblemEncoder(nn.Module):
@@ -275,7 +286,7 @@ class _ExplorationPolicy(nn.Module):
     def _seen(self, table: Array, place: Array, previous: Array) -> Array:
         """What the memory meets at rows of a table of states, after actions."""
         one, two = self.torso.apart(nn.relu(table), nn.relu(self.previous.embedding))
-        return one[place] + two[previous]
+        return look_up(one, place) + two[previous]
 
 
 class _ExecutionPolicy(nn.Module):

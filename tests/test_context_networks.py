@@ -59,14 +59,26 @@ def test_only_what_can_be_seen_is_embedded():
     every, few = layers.Embedder(SIZES), layers.Embedder(SIZES, possible=possible)
     chosen = np.random.default_rng(0).integers(0, 3, (4, 5))
     values, weights = jnp.asarray(np.array(possible)[chosen]), jax.random.normal(KEY, (4, 5, layers.CODE))
-    params = every.init(KEY, values)
+    params = jax.jit(every.init)(KEY, values)
     assert [module.apply(params, values, method="table")[0].shape[0] for module in (every, few)] == [6, 3]
-    (all_rows, slope), (few_rows, few_slope) = (
-        jax.value_and_grad(lambda p, m=module: jnp.sum(weights * m.apply(p, values)))(params) for module in (every, few)
-    )
-    np.testing.assert_allclose(few.apply(params, values), every.apply(params, values), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(few_rows, all_rows, rtol=1e-5)
+
+    def seen(module, params):
+        embedded = module.apply(params, values)
+        return jnp.sum(weights * embedded), embedded
+
+    slope, embedded = jax.jit(jax.grad(lambda p: seen(every, p), has_aux=True))(params)
+    few_slope, few_embedded = jax.jit(jax.grad(lambda p: seen(few, p), has_aux=True))(params)
+    np.testing.assert_allclose(few_embedded, embedded, rtol=1e-5, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), few_slope, slope)
+
+
+@pytest.mark.parametrize("wrong", [(0, 1), (3, 0), (2, -1)], ids=["impossible", "too large", "negative"])
+def test_what_cannot_be_seen_is_not_taken_for_something_else(wrong):
+    module = layers.Embedder(SIZES, possible=((2, 1), (0, 0), (1, 0)))
+    values = jnp.array([(2, 1), wrong, (0, 0), (1, 0)])
+    embedded = module.apply(module.init(KEY, values), values)
+    np.testing.assert_array_equal(jnp.isnan(embedded).all(axis=1), [False, True, False, False])
+    assert jnp.isfinite(embedded[jnp.array([0, 2, 3])]).all()
 
 
 def test_a_table_of_pictures_is_the_pictures_one_by_one():
