@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -215,6 +215,13 @@ VARIANTS: dict[str, dict[str, object]] = {
 """The extensions of the paper as changes of any preset; "dream" is the baseline."""
 
 _DREAM = Config()
+# A baseline is the same step with ingredients removed.
+_BASELINES: dict[str, dict[str, Any]] = {
+    "no-bottleneck": {"bottleneck": 0.0},
+    "no-exploration": {"method": "no_exploration"},
+    "erl2": {"method": "rl2", "recurrent": True, "epsilon_steps": 500_000, "execution_starts": 800},
+}
+
 presets = {
     "dream": _DREAM,
     "fast": dataclasses.replace(_DREAM, parallel_trials=100),
@@ -230,13 +237,10 @@ presets = {
     ),
     "published": dataclasses.replace(_DREAM, trials=80_000, trials_per_iteration=2000, recurrent=True),
     "pictures": dataclasses.replace(_DREAM, observation="picture"),
-    "no-bottleneck": dataclasses.replace(_DREAM, bottleneck=0.0),
-    "no-exploration": dataclasses.replace(_DREAM, method="no_exploration"),
     # Nobody acts by what is known, so that variants differ in how well they read the same explorations.
     "random-exploration": dataclasses.replace(
         _DREAM, trials=1000, trials_per_iteration=100, exploration_starts=10**9, epsilon_end=1.0
     ),
-    "erl2": dataclasses.replace(_DREAM, method="rl2", recurrent=True, epsilon_steps=500_000, execution_starts=800),
     # Everything ten times as soon: what there is to see in minutes, and no figure of a paper.
     "demo": dataclasses.replace(
         _DREAM,
@@ -262,4 +266,8 @@ presets = {
     ),
 }
 """Every preset by name. ``fast`` plays more trials side by side at the same ratio of updates; ``released`` has one
-trial at a time and the original's quirks; ``published`` is its second version, over about a million steps."""
+trial at a time and the original's quirks; ``published`` is its second version, over about a million steps. ``erl2``
+alone has the 20,000 trials of ``dream``; ``published/erl2`` those of the published figure."""
+for _name, _changes in _BASELINES.items():
+    presets[_name] = dataclasses.replace(_DREAM, **_changes)
+    presets[f"published/{_name}"] = dataclasses.replace(presets["published"], **_changes)

@@ -185,3 +185,18 @@ def test_bad_input_is_refused(changes, field):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_are_switches_that_fit_together(variant):
     assert checked(dataclasses.replace(presets["smoke"], **VARIANTS[variant]), "city/map")
+
+
+@pytest.mark.parametrize("task", ["distraction", "map"])
+@pytest.mark.parametrize("name", list(presets))
+def test_every_preset_makes_sense_on_both_tasks(name, task):
+    assert checked(presets[name], f"city/{task}") is presets[name]
+
+
+@pytest.mark.parametrize("name", ["no-bottleneck", "no-exploration", "erl2"])
+def test_a_baseline_has_the_trials_of_its_base(name):
+    alone, published = presets[name], presets[f"published/{name}"]
+    assert (alone.trials, published.trials) == (presets["dream"].trials, presets["published"].trials)
+    sizes = {"trials", "trials_per_iteration", "recurrent"}
+    assert {f for f in vars(alone) if getattr(alone, f) != getattr(published, f)} <= sizes
+    assert published != presets["published"]
