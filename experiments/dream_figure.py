@@ -9,6 +9,7 @@ the first label.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -139,8 +140,12 @@ def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axis.set_ylabel("return" if metric.endswith("/return") else metric)
         axis.grid(True, alpha=0.3)
     handles, labels = axes[0, 0].get_legend_handles_labels()
+    # As many beside each other as have room, in inches: a letter of this size, and a line with what is around it.
+    columns = max(1, int(figure.get_figwidth() / (0.065 * max(map(len, labels)) + 0.6)))
+    figure.set_figheight(3.2 + 0.2 * math.ceil(len(labels) / columns))
     title = "bands are 95 % t intervals of the mean over seeds"
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8, title=title, title_fontsize=8)
+    legend = {"ncols": columns, "fontsize": 8, "title": title, "title_fontsize": 8}
+    figure.legend(handles, labels, loc="outside lower center", **legend)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

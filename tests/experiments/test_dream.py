@@ -88,6 +88,24 @@ def test_late_is_the_last_fifth_and_is_compared_with_the_first_label():
     assert dream_figure._interval(0.0012, 0.0011, 0.00135) == "0.00120 [0.00110, 0.00135]"
 
 
+@pytest.mark.parametrize("panels", [1, 3])
+def test_the_legend_is_inside_the_figure(panels, tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    curve = np.arange(5.0), np.arange(10.0).reshape(5, 2)
+    labels = [f"one variant of the {i} that there are" for i in range(7)]
+    drawn = {f"metric/{i}": dict.fromkeys(labels, curve) for i in range(panels)}
+    dream_figure._draw(drawn, tmp_path / "figure.png")
+    figure = plt.gcf()
+    (legend,) = figure.legends
+    box, outer = legend.get_window_extent(), figure.bbox
+    assert 0 <= box.x0 < box.x1 <= outer.width
+    assert 0 <= box.y0 < box.y1 < figure.axes[0].get_tightbbox().y0
+    monkeypatch.undo()
+    plt.close(figure)
+
+
 def test_a_record_is_what_was_logged(tmp_path):
     group = [
         {"env/trials": np.array([400.0, 800.0]), "test/return": np.array([-2.0, 0.25]), "left/out": np.zeros(2)},
