@@ -9,6 +9,7 @@ from jaxhybrid import context_layers as layers
 from jaxhybrid import context_networks as networks
 from jaxhybrid.errors import InputError
 from jaxhybrid.networks import Network
+from jaxhybrid.ops import trees
 
 SIZES, ACTIONS, T = (3, 2), 4, 3
 KEY = jax.random.key(0)
@@ -79,6 +80,28 @@ def test_what_cannot_be_seen_is_not_taken_for_something_else(wrong):
     embedded = module.apply(module.init(KEY, values), values)
     np.testing.assert_array_equal(jnp.isnan(embedded).all(axis=1), [False, True, False, False])
     assert jnp.isfinite(embedded[jnp.array([0, 2, 3])]).all()
+
+
+def test_an_impossible_observation_spoils_the_gradient_unless_it_is_past_the_end():
+    possible = ((2, 1), (0, 0), (1, 0))
+    nets = networks.make_networks(SIZES, (3, 3), num_actions=ACTIONS, num_ids=5, possible=possible)
+    params = jax.jit(lambda key: (nets.decoder.init(key), nets.exploration.init(key)))(KEY)
+    obs = jnp.asarray(np.array(possible)[np.random.default_rng(0).integers(0, 3, (2, T + 1))])
+    action, lengths = jnp.zeros((2, T), jnp.int32), jnp.array([T, 1])
+
+    @jax.jit
+    def lengths_of_gradients(obs):
+        previous = jnp.zeros((2, T + 1), jnp.int32)
+        decoder = jax.grad(lambda p: jnp.sum(jnp.square(nets.decoder.packed(p, obs, action, lengths))))(params[0])
+        policy = jax.grad(
+            lambda p: jnp.sum(jnp.square(nets.exploration.packed(p, obs, previous, lengths + 1).advantage))
+        )(params[1])
+        return jnp.stack([trees.norm(decoder), trees.norm(policy)])
+
+    right = lengths_of_gradients(obs)
+    assert jnp.isfinite(right).all() and (right > 0).all()
+    assert not jnp.isfinite(lengths_of_gradients(obs.at[1, 1].set(jnp.array((0, 1))))).any()
+    np.testing.assert_array_equal(lengths_of_gradients(obs.at[1, T].set(jnp.array((0, 1)))), right)
 
 
 def test_a_table_of_pictures_is_the_pictures_one_by_one():
