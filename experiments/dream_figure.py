@@ -1,4 +1,4 @@
-"""Meta-train and meta-test curves of DREAM and its extensions, from runs of yours: return over trials, one per group.
+"""Meta-train and meta-test curves of DREAM and its extensions, from runs of yours: return over trials or steps.
 
 ``python -m experiments dream_figure DREAM=runs/a,runs/b gradient=runs/c``: a label and the directories of runs of
 ``python -m experiments dream`` that differ in the seed, or a file that ``--records`` wrote of them. Prints, for the
@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import rich.console
@@ -22,7 +22,7 @@ import tyro
 
 from experiments._dream import curves
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console
+from jaxhybrid.runtime import cli, console, outputs
 from jaxhybrid.runtime.statistics import mean_difference, mean_interval
 
 __all__ = ["PANELS", "late", "main"]
@@ -44,6 +44,10 @@ class Arguments:
     """label=directory[,directory ...], one for each curve; a record in the place of directories."""
     metrics: tuple[str, ...] = tuple(PANELS)
     """One column for each; any name in metrics.jsonl."""
+    against: Literal["trials", "steps"] = "trials"
+    """What curves are over: trials, or steps of both episodes, between whose tests lines are straight."""
+    until: int | None = None
+    """Trials or steps after which they end; None: with the shortest run."""
     out: str = "dream.png"
     """File to write; an existing one is not touched."""
     records: str | None = None
@@ -57,11 +61,11 @@ def main(argv: Sequence[str]) -> int:
       argv: see ``--help``.
 
     Raises:
-      InputError: an argument of another form, a run without a metric, or a file that exists; nothing was written.
+      InputError: an argument of another form, a run without a metric, or an ``out`` that exists or cannot be
+        written; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments dream_figure", description=__doc__)
-    if Path(arguments.out).exists():
-        raise InputError(f"out={arguments.out!r} exists: name another file.")
+    out = outputs.new_file(arguments.out)
     groups: dict[str, list[Path]] = {}
     for item in arguments.runs:
         label, equals, listed = item.partition("=")
@@ -73,37 +77,40 @@ def main(argv: Sequence[str]) -> int:
     files = {} if arguments.records is None else curves.new_files(arguments.records, groups)
     logged = {label: curves.read(label, paths) for label, paths in groups.items()}
     drawn = {
-        metric: {label: curves.curve(label, group, metric) for label, group in logged.items()}
+        metric: {
+            label: curves.curve(label, group, metric, against=arguments.against, until=arguments.until)
+            for label, group in logged.items()
+        }
         for metric in arguments.metrics
     }
-    rich.console.Console(width=120).print(_table(drawn))
-    _draw(drawn, Path(arguments.out))
-    console.say(f"drawn in {arguments.out}")
+    rich.console.Console(width=120).print(_table(drawn, arguments.against))
+    _draw(drawn, out, arguments.against)
+    console.say(f"drawn in {out}")
     for label, file in files.items():
         file.write_text(curves.record(logged[label], arguments.metrics) + "\n")
     return 0
 
 
-def late(trials: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Means ``[S]`` of ``values [K, S]`` over the last fifth of the trials."""
-    return values[trials > 0.8 * trials[-1]].mean(axis=0)
+def late(at: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means ``[S]`` of ``values [K, S]`` over the last fifth of the trials or steps ``at [K]``."""
+    return values[at > 0.8 * at[-1]].mean(axis=0)
 
 
-def _table(drawn: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
-    shown = rich.table.Table(title="Means over the last fifth of the trials, with 95 % t intervals over seeds")
-    for name in ("metric", "runs", "seeds", "trials", "mean", "minus the first"):
+def _table(drawn: Mapping[str, Mapping[str, Any]], against: str) -> rich.table.Table:
+    shown = rich.table.Table(title=f"Means over the last fifth of the {against}, with 95 % t intervals over seeds")
+    for name in ("metric", "runs", "seeds", against, "mean", "minus the first"):
         shown.add_column(name, justify="left" if name in ("metric", "runs") else "right")
     for metric, group in drawn.items():
         base = late(*next(iter(group.values())))
-        for i, (label, (trials, values)) in enumerate(group.items()):
-            seeds = late(trials, values)
+        for i, (label, (at, values)) in enumerate(group.items()):
+            seeds = late(at, values)
             middle, low, high = (float(x[0]) for x in mean_interval(seeds[None]))
             gap = mean_difference(seeds, base, paired=False) if i else None
             shown.add_row(
                 metric,
                 label,
                 str(seeds.size),
-                f"{int(trials[-1]):,}",
+                f"{int(at[-1]):,}",
                 _interval(middle, low, high) if seeds.size > 1 else f"{middle:.3f}",
                 _interval(*gap) if gap else "",
             )
@@ -117,7 +124,7 @@ def _interval(middle: float, low: float, high: float) -> str:
     return f"{middle:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
 
 
-def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path, against: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -125,18 +132,18 @@ def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(1, len(drawn), figsize=(4.2 * len(drawn), 3.6), squeeze=False, layout="constrained")
     for axis, (metric, group) in zip(axes[0], drawn.items()):
-        for label, (trials, values) in group.items():
+        for label, (at, values) in group.items():
             middle, low, high = mean_interval(values)
             count = values.shape[1]
-            (line,) = axis.plot(trials, middle, label=f"{label} ({count} seed{'s' if count > 1 else ''})")
+            (line,) = axis.plot(at, middle, label=f"{label} ({count} seed{'s' if count > 1 else ''})")
             if count > 1:
-                axis.fill_between(trials, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+                axis.fill_between(at, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         if metric.endswith("/return"):
             for (name, value), style in zip(_REFERENCES.items(), ("--", ":")):
                 axis.axhline(value, color="0.5", linestyle=style, linewidth=1, label=name)
             axis.set_ylim(*_RETURNS)  # the interval of two seeds may be wider than what there is
         axis.set_title(PANELS.get(metric, metric), fontsize=10)
-        axis.set_xlabel("trials")
+        axis.set_xlabel(against)
         axis.set_ylabel("return" if metric.endswith("/return") else metric)
         axis.grid(True, alpha=0.3)
     handles, labels = axes[0, 0].get_legend_handles_labels()

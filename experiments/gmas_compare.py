@@ -11,7 +11,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import rich.table
 import tyro
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console
+from jaxhybrid.runtime import cli, console, outputs
 from jaxhybrid.runtime.statistics import mean_interval
 
 
@@ -42,12 +41,11 @@ def main(argv: Sequence[str]) -> int:
       argv: see ``--help``.
 
     Raises:
-      InputError: no finished runs on mazes, runs on different mazes, or a file that exists; nothing was written then.
+      InputError: no finished runs on mazes, runs on different mazes, or an ``out`` that exists or cannot
+        be written; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments gmas_compare", description=__doc__)
-    path = Path(arguments.out).expanduser()
-    if path.exists():
-        raise InputError(f"out={arguments.out!r} exists: name another file.")
+    path = outputs.new_file(arguments.out)
     if not arguments.runs or min(arguments.depths, default=-1) < 0:
         raise InputError(f"runs={arguments.runs} and depths={arguments.depths} must name a run and depths from 0.")
     pairs = [item.partition("=") for item in arguments.runs]

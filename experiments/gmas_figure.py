@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console, records
+from jaxhybrid.runtime import cli, console, outputs, records
 
 Curves = dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]
 
@@ -40,11 +40,11 @@ def main(argv: Sequence[str]) -> int:
       argv: see ``--help``.
 
     Raises:
-      InputError: an argument of another form, a run that was not tested, or a file that exists; nothing was written.
+      InputError: an argument of another form, a run that was not tested, or an ``out`` that exists or cannot be
+        written; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments gmas_figure", description=__doc__)
-    if Path(arguments.out).exists():
-        raise InputError(f"out={arguments.out!r} exists: name another file.")
+    out = outputs.new_file(arguments.out)
     rows: dict[str, Curves] = {}
     for item in arguments.runs:
         row, colon, rest = item.partition(":")
@@ -59,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
         for label, depths in curves.items():
             ends = ", ".join(f"depth {depth} {_said(values[-1])}" for depth, (_, values) in sorted(depths.items()))
             console.say(f"{row}, {label}: final return {ends}")
-    _draw(rows, Path(arguments.out), arguments.moves)
-    console.say(f"drawn in {arguments.out}")
+    _draw(rows, out, arguments.moves)
+    console.say(f"drawn in {out}")
     return 0
 
 

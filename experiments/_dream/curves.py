@@ -1,4 +1,4 @@
-"""What runs of DREAM logged as curves over trials, from their directories or from records of them, and such records."""
+"""What runs of DREAM logged as curves over trials or steps, from directories or records, and such records."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import outputs, records, strict_json
 
-__all__ = ["TRIALS", "Curve", "Group", "curve", "new_files", "read", "record"]
+__all__ = ["STEPS", "TRIALS", "Curve", "Group", "curve", "new_files", "read", "record"]
 
 TRIALS = "env/trials"
+STEPS = "env/steps"
 Group = list[dict[str, np.ndarray]]
 """Runs or seeds; of each, values over iterations ``[K]`` by metric, not a number where there was none."""
 Curve = tuple[np.ndarray, np.ndarray]
-"""Trials ``[K]``, and values of several seeds at them ``[K, S]``."""
+"""Trials or steps ``[K]``, and values of several seeds at them ``[K, S]``."""
 
 
 def read(label: str, paths: Sequence[Path]) -> Group:
@@ -35,30 +36,60 @@ def read(label: str, paths: Sequence[Path]) -> Group:
     return [seed for path in paths for seed in (_recorded(label, path) if path.suffix == ".json" else _logged(path))]
 
 
-def curve(label: str, group: Group, metric: str) -> Curve:
-    """Returns a metric at the trials that all of a group share; steps differ from seed to seed.
+def curve(
+    label: str, group: Group, metric: str, *, against: Literal["trials", "steps"] = "trials", until: int | None = None
+) -> Curve:
+    """Returns a metric of all seeds of a group at the same trials or steps.
+
+    Tests are after the same trials in every seed, and these are what is returned; they are after other numbers of steps
+    in each, so that between two tests of a seed its values are taken from the straight line, at as many steps as the
+    seed with fewest tests has.
+
+    Args:
+      label: of the group, for messages.
+      group: of runs or seeds.
+      metric: its name; tests without it are left out.
+      against: what the curve is over.
+      until: trials or steps after which it ends; None: where the shortest run does.
 
     Raises:
-      InputError: there are none.
+      InputError: no trials that all seeds share, a record without steps, or a seed that ends before ``until``.
     """
+    name = {"trials": TRIALS, "steps": STEPS}[against]
     parts = []
     for seed in group:
-        trials, values = seed[TRIALS], seed.get(metric, np.full(len(seed[TRIALS]), np.nan))
-        parts.append({int(t): value for t, value in zip(trials, values, strict=True) if np.isfinite(value)})
-    shared = sorted(set.intersection(*(set(part) for part in parts)))
+        if name not in seed:
+            raise InputError(f"a record of {label!r} has no {name!r}: draw it against trials.")
+        values = seed.get(metric, np.full(len(seed[TRIALS]), np.nan))
+        there = np.isfinite(values)
+        if not there.any():
+            raise InputError(f"a run of {label!r} has no finite {metric!r}.")
+        parts.append((seed[name][there], values[there]))
+    last = int(min(at[-1] for at, _ in parts))
+    if until is not None and until > last:
+        raise InputError(f"until={until}: a run of {label!r} ends after {last} {against} with {metric!r}.")
+    first, end = max(at[0] for at, _ in parts), last if until is None else until
+    if end < first:
+        raise InputError(f"the runs of {label!r} have no {metric!r} in common up to {end} {against}.")
+    if against == "steps":
+        grid = np.linspace(first, end, min(int(np.sum(at <= end)) for at, _ in parts))
+        return grid, np.stack([np.interp(grid, at, values) for at, values in parts], axis=1)
+    tests = [{int(t): value for t, value in zip(at, values, strict=True)} for at, values in parts]
+    shared = sorted(t for t in set.intersection(*(set(part) for part in tests)) if t <= end)
     if not shared:
         raise InputError(f"the runs of {label!r} share no trials with a finite {metric!r}.")
-    return np.asarray(shared), np.array([[part[at] for part in parts] for at in shared])
+    return np.asarray(shared), np.array([[part[at] for part in tests] for at in shared])
 
 
 def record(group: Group, metrics: Sequence[str]) -> str:
-    """Returns some metrics of a group as JSON, a list for each seed, null where there was none."""
+    """Returns some metrics of a group, and their trials and steps, as JSON: a list for each seed, null for none."""
 
     def listed(values: np.ndarray) -> list[float | None]:
         return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
 
     seeds: Mapping[str, Any] = {
-        str(i): {TRIALS: seed[TRIALS].astype(int).tolist()} | {m: listed(seed[m]) for m in metrics if m in seed}
+        str(i): {name: seed[name].astype(int).tolist() for name in (TRIALS, STEPS) if name in seed}
+        | {m: listed(seed[m]) for m in metrics if m in seed and m != STEPS}
         for i, seed in enumerate(group)
     }
     return json.dumps(seeds, allow_nan=False)

@@ -75,12 +75,17 @@ def test_a_figure_of_nothing_is_refused(given, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_figure_that_could_not_be_written_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(InputError, match=r"out=.*is no directory"):
+        dream_figure.main(["DREAM=nowhere", "--out", str(tmp_path / "none" / "figure.png")])
+
+
 def test_late_is_the_last_fifth_and_is_compared_with_the_first_label():
     trials = np.arange(1, 11) * 100
     values = np.arange(10.0)[:, None] + np.array([[0.0, 2.0]])
     # Of ten tests the last two, 8 and 9.
     np.testing.assert_allclose(dream_figure.late(trials, values), [8.5, 10.5])
-    shown = dream_figure._table({"test/return": {"one": (trials, values), "two": (trials, values + 1.0)}})
+    shown = dream_figure._table({"test/return": {"one": (trials, values), "two": (trials, values + 1.0)}}, "trials")
     means, gaps = (list(shown.columns[i].cells) for i in (4, 5))
     # Two seeds one apart from their mean: half a width of t(0.975, 1) = 12.706.
     assert means[0] == "9.500 [-3.206, 22.206]"
@@ -96,7 +101,7 @@ def test_the_legend_is_inside_the_figure(panels, tmp_path, monkeypatch):
     curve = np.arange(5.0), np.arange(10.0).reshape(5, 2)
     labels = [f"one variant of the {i} that there are" for i in range(7)]
     drawn = {f"metric/{i}": dict.fromkeys(labels, curve) for i in range(panels)}
-    dream_figure._draw(drawn, tmp_path / "figure.png")
+    dream_figure._draw(drawn, tmp_path / "figure.png", "trials")
     figure = plt.gcf()
     (legend,) = figure.legends
     box, outer = legend.get_window_extent(), figure.bbox
@@ -118,10 +123,36 @@ def test_a_record_is_what_was_logged(tmp_path):
     trials, values = curves.curve("DREAM", again, "test/return")
     # Where one seed has nothing there is no mean over seeds.
     assert trials.tolist() == [800] and values.tolist() == [[0.25, 0.75]]
-    with pytest.raises(InputError, match="share no trials with a finite 'left/out'"):
+    with pytest.raises(InputError, match="no finite 'left/out'"):
         curves.curve("DREAM", again, "left/out")
+    with pytest.raises(InputError, match="has no 'env/steps'"):
+        curves.curve("DREAM", again, "test/return", against="steps")
     with pytest.raises(InputError, match=r"of two labels, one of them 'a b'"):
         curves.new_files(str(tmp_path), ["a_b", "a b"])
+
+
+def test_curves_over_steps_are_straight_between_tests_and_end_where_all_seeds_are(tmp_path):
+    trials = np.array([100.0, 200.0, 300.0])
+    group = [
+        {"env/trials": trials, "env/steps": np.array([10.0, 20.0, 40.0]), "test/return": np.array([0.0, 1.0, 3.0])},
+        {"env/trials": trials, "env/steps": np.array([14.0, 24.0, 34.0]), "test/return": np.array([2.0, np.nan, 0.0])},
+    ]
+    file = tmp_path / "record.json"
+    file.write_text(curves.record(group, ["test/return"]))
+    again = curves.read("DREAM", [file])
+    steps, values = curves.curve("DREAM", again, "test/return", against="steps")
+    # From the later first test to the earlier last one, at as many steps as the second seed has tests: two.
+    np.testing.assert_allclose(steps, [14.0, 34.0])
+    np.testing.assert_allclose(values, [[0.4, 2.0], [2.4, 0.0]])
+    steps, values = curves.curve("DREAM", group[:1], "test/return", against="steps", until=30)
+    np.testing.assert_allclose(steps, [10.0, 30.0])
+    np.testing.assert_allclose(values, [[0.0], [2.0]])
+    trials, _ = curves.curve("DREAM", group[:1], "test/return", until=250)
+    assert trials.tolist() == [100, 200]
+    with pytest.raises(InputError, match="until=35: a run of 'DREAM' ends after 34 steps"):
+        curves.curve("DREAM", group, "test/return", against="steps", until=35)
+    with pytest.raises(InputError, match="no 'test/return' in common up to 13 steps"):
+        curves.curve("DREAM", group, "test/return", against="steps", until=13)
 
 
 @pytest.mark.parametrize(
