@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import dream, dream_figure
+from experiments import dream, dream_codes, dream_figure
 from experiments._dream import curves
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import policies
+from jaxhybrid.systems import dream as dream_system
 from jaxhybrid.systems.dream_config import VARIANTS, presets
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -164,6 +166,36 @@ def test_a_record_of_another_form_is_refused(text, tmp_path):
     with pytest.raises(InputError, match=r"DREAM=.*record.json"):
         dream_figure.main([f"DREAM={file}", "--out", str(tmp_path / "figure.png")])
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_codes_are_spread_by_what_they_tell_apart():
+    # Two helpful orders, three useless ones; two numbers tell the helpful order, one the useless one.
+    helpful, useless = np.repeat([0, 1], 3), np.tile([0, 1, 2], 2)
+    codes = np.stack([2.0 * helpful, -2.0 * helpful, useless], axis=1)
+    found = dream_codes.spread(codes, helpful + 24 * useless)
+    np.testing.assert_allclose(found, [(8 + 5 / 3 * 2) / 2, 2.0 + 2 / 3, 2 / 3, 2.0])
+    with pytest.raises(InputError, match="runs is empty"):
+        dream_codes.main([])
+    with pytest.raises(InputError, match="no policy"):
+        dream_codes.main(["nowhere"])
+
+
+def test_codes_are_read_from_a_run(tmp_path, capsys):
+    def saved(config):
+        spec = dream_system.setting(config, "city/map").env.spec
+        params = {"execution": {"problem": {"params": {"task": {"embedding": table}, "code": layer}}}}
+        policies.save(tmp_path, params=params, study="dream", config=vars(config), spec=spec, seeds=[3])
+
+    table, layer = np.zeros((24, 32)), {"kernel": np.eye(32, 64), "bias": np.zeros(64)}
+    table[:12, 0] = 2.0
+    saved(presets["smoke"])
+    assert dream_codes.main([str(tmp_path)]) == 0
+    (row,) = (line.split("│") for line in capsys.readouterr().out.splitlines() if str(tmp_path)[:20] in line)
+    # On the map every task has helpful buses of its own, and there are no others.
+    assert [cell.strip() for cell in row[2:-1]] == ["3", "2.00", "1.00", "0.00", "1.00"]
+    saved(presets["no-exploration"])
+    with pytest.raises(InputError, match="has no codes"):
+        dream_codes.main([str(tmp_path)])
 
 
 @pytest.mark.slow
