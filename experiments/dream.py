@@ -2,7 +2,8 @@
 
 ``python -m experiments dream --task distraction --variant gradient --seeds 8``; ``--variant dream`` is the same without
 an extension. ``--preset`` names the other numbers, ``--config.<field>`` changes one of them. ``python -m experiments
-dream_figure`` draws the curves, ``dream_codes`` says what codes of tasks tell apart. A run of the paper is 20,000 trials.
+dream_figure`` draws the curves, ``dream_codes`` says what codes of tasks tell apart. A run of the paper is 20,000
+trials.
 """
 
 from __future__ import annotations
