@@ -72,9 +72,9 @@ def main(argv: Sequence[str]) -> int:
 
 def spread(codes: np.ndarray, ids: np.ndarray) -> Spread:
     """Returns how far apart codes ``[N, X]`` of tasks ``ids [N]`` are; see `envs.city.make` for their numbers."""
-    orders = 24  # of four buses
-    alone = np.zeros_like(ids)
-    parts = (_within(codes, groups) for groups in (alone, ids % orders, ids // orders))
+    from jaxhybrid.envs.city import ORDERS
+
+    parts = (_within(codes, groups) for groups in (np.zeros_like(ids), ids % ORDERS, ids // ORDERS))
     return Spread(float(np.mean(np.sum(codes**2, axis=1))), *parts)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "HELPFUL_STOPS",
     "MAP_CELL",
     "MOVES",
+    "ORDERS",
     "RIDE",
     "SIZE",
     "START",
@@ -59,12 +60,13 @@ GOALS = ((0, 0), (8, 8), (0, 8), (8, 0))
 HELPFUL_STOPS, HELPFUL_ENDS = ((4, 5), (5, 4), (3, 4), (4, 3)), ((0, 1), (0, 7), (8, 1), (8, 7))
 USELESS_STOPS, USELESS_ENDS = ((5, 5), (3, 3), (3, 5), (5, 3)), ((0, 4), (4, 0), (8, 4), (4, 8))
 MAP_CELL = (7, 3)
+ORDERS = 24
+"""In which four buses can lead to four ends."""
 TASKS = ("combination", "distraction", "map", "vanilla")
 
 _STATUS = 4  # nothing, a bus, and two that never occur here
-_ORDERS = 24  # in which four buses can lead to four ends
 _STEP_REWARD, _GOAL_REWARD = -0.1, 1.0
-_TRAIN_EVERY = {"every11": 11, "paper": _ORDERS + 1}
+_TRAIN_EVERY = {"every11": 11, "paper": ORDERS + 1}
 _PHASES = ("train", "test")
 
 Split = Literal["every11", "paper", "none"]
@@ -149,14 +151,14 @@ def make(
     if split is not None and split not in splits:
         raise unknown("split", split, splits)
     num_ids = len(_rides(_distracting(task)))
-    if num_ids == _ORDERS and split in _TRAIN_EVERY:
+    if num_ids == ORDERS and split in _TRAIN_EVERY:
         raise InputError(f"split={split!r} is of 576 ids and task={task!r} has {num_ids}: use 'none', as released.")
     ids = np.arange(num_ids)
-    chosen = split or ("every11" if num_ids > _ORDERS else "none")
+    chosen = split or ("every11" if num_ids > ORDERS else "none")
     train = ids % _TRAIN_EVERY.get(chosen, 1) == 0
     return City(
         task=task,
-        obs_sizes=(SIZE, SIZE, _STATUS, *((_ORDERS + 1,) if _has_map(task) else ())),
+        obs_sizes=(SIZE, SIZE, _STATUS, *((ORDERS + 1,) if _has_map(task) else ())),
         num_ids=num_ids,
         train_ids=ids[train],
         test_ids=ids if chosen == "none" else ids[~train],
@@ -237,7 +239,7 @@ def observe(city: City, state: CityState) -> Array:
     seen = [x, y, status]
     if _has_map(city.task):
         on_map = (x == MAP_CELL[0]) & (y == MAP_CELL[1])
-        seen.append(jnp.where(on_map, state.task_id % _ORDERS + 1, 0))
+        seen.append(jnp.where(on_map, state.task_id % ORDERS + 1, 0))
     return jnp.stack(seen)
 
 
@@ -252,7 +254,7 @@ def observations(city: City) -> np.ndarray:
         return cells
     on_map = np.all(cells[:, :2] == MAP_CELL, axis=1)
     blank = np.pad(cells[~on_map], ((0, 0), (0, 1)))
-    notes = [np.append(cells[on_map][0], note) for note in range(1, _ORDERS + 1)]
+    notes = [np.append(cells[on_map][0], note) for note in range(1, ORDERS + 1)]
     return np.concatenate([blank, notes])
 
 
@@ -317,7 +319,7 @@ def _rides(distracting: bool) -> np.ndarray:
 
 def _lines(stops: tuple[tuple[int, int], ...], ends: tuple[tuple[int, int], ...]) -> np.ndarray:
     """Where four buses lead from every cell, in all orders of their ends, ``[24, 9, 9, 2]``."""
-    rides = np.tile(_cells(), (_ORDERS, 1, 1, 1))
+    rides = np.tile(_cells(), (ORDERS, 1, 1, 1))
     for number, order in enumerate(itertools.permutations(ends)):
         for stop, end in zip(stops, order):
             rides[number][stop], rides[number][end] = end, stop
