@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from jaxhybrid.envs import city as _city
-from jaxhybrid.envs.city import END, MAP_CELL, MOVES, RIDE, SIZE, START, City
+from jaxhybrid.envs.city import END, MAP_CELL, MOVES, ORDERS, RIDE, SIZE, START, City
 from jaxhybrid.errors import InputError
 
 __all__ = [
+    "Exploration",
     "bayes_return",
     "best_returns",
     "exploration_steps",
     "informative_actions",
     "random_policy",
     "returns_after",
+    "shortest_exploration",
     "steps_to_goals",
 ]
 
 _CELLS = SIZE * SIZE
 _START = START[0] * SIZE + START[1]
+
+
+class Exploration(NamedTuple):
+    """A plan that rides buses, or reads the map, until it is known where the helpful buses lead.
+
+    Attributes:
+      steps: it takes, in the mean over the tasks that it is made for.
+      concluded: where the helpful buses lead, as a number below 24, after following the plan in every task; -1 where
+        it sees what it would see in none of those that it is made for, integer ``[ids]``.
+    """
+
+    steps: float
+    concluded: np.ndarray
+
+
+class _Question(NamedTuple):
+    """A way to tell some tasks apart.
+
+    Attributes:
+      place: cell of the bus, or of the map.
+      riding: whether it is a bus.
+      steps: until the answer is seen.
+      answers: in every task, ``[N]``.
+      cells: where it is seen, ``[N]``.
+    """
+
+    place: int
+    riding: bool
+    steps: int
+    answers: np.ndarray
+    cells: np.ndarray
 
 
 def steps_to_goals(city: City, *, riding: bool = True) -> np.ndarray:
@@ -75,13 +112,9 @@ def bayes_return(city: City, goal: int, *, ids: np.ndarray | None = None) -> flo
     """
     if not 0 <= goal < len(city.goals):
         raise InputError(f"goal={goal} must lie between 0 and {len(city.goals) - 1}.")
-    chosen = np.arange(city.num_ids) if ids is None else np.unique(ids)
-    if not (len(chosen) and chosen[0] >= 0 and chosen[-1] < city.num_ids):
-        raise InputError(f"ids={ids} must name at least one task between 0 and {city.num_ids - 1}.")
-    following, notes = _following(city), _notes(city)
+    chosen, following, notes = _tasks(city, ids), _following(city), _notes(city)
     known = steps_to_goals(city)[:, goal].reshape(-1, _CELLS)
     target = int(city.goals[goal] @ np.array([SIZE, 1]))
-    places = np.flatnonzero((following[..., RIDE] != np.arange(_CELLS)).any(axis=0))
     plans: dict[tuple[bytes, int], tuple[float, int]] = {}
 
     def plan(tasks: np.ndarray, cell: int) -> tuple[float, int]:
@@ -90,29 +123,16 @@ def bayes_return(city: City, goal: int, *, ids: np.ndarray | None = None) -> flo
             steps = _agreed_steps(following[tasks], cell)
             best = float(steps[target]), int(steps[target])
 
-            def bound(option: tuple[int, np.ndarray, np.ndarray]) -> float:
-                return option[0] + float(np.mean(known[tasks, option[1]]))
+            def bound(question: _Question) -> float:
+                return question.steps + float(np.mean(known[tasks, question.cells]))
 
-            none = np.zeros(len(tasks), int)
-            options = [(1 + int(steps[place]), following[tasks, place, RIDE], none) for place in places]
-            options += [(int(steps[place]), np.full(len(tasks), place), notes[tasks, place]) for place in maps]
-            for option in sorted(options, key=bound):
-                if bound(option) > best[0] - 1e-9:
+            for question in sorted(_questions(following[tasks], notes[tasks], steps), key=bound):
+                if bound(question) > best[0] - 1e-9:
                     break
-                taken, cells, read = option
-                seen = cells * (city.num_ids + 1) + read
-                if (seen != seen[0]).any():
-                    best = min(best, divided(tasks, cells, seen, taken))
+                best = min(best, _asked(question, tasks, plan))
             plans[tasks.tobytes(), cell] = best
         return plans[tasks.tobytes(), cell]
 
-    def divided(tasks: np.ndarray, cells: np.ndarray, seen: np.ndarray, taken: int) -> tuple[float, int]:
-        parts = [np.flatnonzero(seen == each) for each in np.unique(seen)]
-        found = [plan(tasks[part], int(cells[part[0]])) for part in parts]
-        mean = sum(len(part) * each[0] for part, each in zip(parts, found)) / len(tasks)
-        return taken + mean, taken + max(each[1] for each in found)
-
-    maps = np.flatnonzero((notes != notes[:1]).any(axis=0))
     mean, longest = plan(chosen, _START)
     if longest > city.horizon:
         raise InputError(
@@ -176,11 +196,87 @@ def exploration_steps(city: City) -> np.ndarray:
     return needed
 
 
+def shortest_exploration(city: City, *, ids: np.ndarray | None = None) -> Exploration:
+    """The shortest exploration, in the mean, after which it is known where the helpful buses of some tasks lead.
+
+    With the set ``b`` of tasks that are still possible, the mean number of steps is ``J(b, x) = 0`` where their helpful
+    buses lead to the same places and else ``min_y d_b(x, y) + E[J(b', x') | b]``, in the words of `bayes_return`.
+
+    Of all tasks only rides on helpful buses tell where they lead. Of a few tasks the useless ones tell it as well, and
+    some of them are nearer: then the plan is shorter, and concludes the wrong thing in other tasks.
+
+    Args:
+      city: from `city.make`.
+      ids: tasks that are equally likely; None for all.
+
+    Raises:
+      InputError: a task that there is not, or none.
+    """
+    chosen, following, notes = _tasks(city, ids), _following(city), _notes(city)
+    orders = np.arange(city.num_ids) % ORDERS
+    plans: dict[tuple[bytes, int], tuple[float, int, _Question | None]] = {}
+
+    def plan(tasks: np.ndarray, cell: int) -> tuple[float, int, _Question | None]:
+        """Mean and largest number of steps from ``cell``, and what to ask."""
+        if (tasks.tobytes(), cell) not in plans:
+            best: tuple[float, int, _Question | None] = (0.0, 0, None)
+            if len(np.unique(orders[tasks])) > 1:
+                best = (math.inf, 0, None)
+                steps = _agreed_steps(following[tasks], cell)
+                for question in sorted(_questions(following[tasks], notes[tasks], steps), key=lambda each: each.steps):
+                    if question.steps > best[0] - 1e-9:
+                        break
+                    mean, longest = _asked(question, tasks, lambda *left: plan(*left)[:2])
+                    if mean < best[0] - 1e-9:
+                        best = (mean, longest, question)
+            plans[tasks.tobytes(), cell] = best
+        return plans[tasks.tobytes(), cell]
+
+    def concluded(task: int) -> int:
+        tasks, cell = chosen, _START
+        while (question := plan(tasks, cell)[2]) is not None:
+            answer = following[task, question.place, RIDE] if question.riding else notes[task, question.place]
+            same = question.answers == answer
+            if not same.any():
+                return -1
+            tasks, cell = tasks[same], int(question.cells[same][0])
+        return int(orders[tasks[0]])
+
+    return Exploration(plan(chosen, _START)[0], np.array([concluded(task) for task in range(city.num_ids)]))
+
+
 def informative_actions(city: City) -> np.ndarray:
     """Where what an action shows depends on the task, boolean ``[9, 9, A]``: rides, and steps onto the map."""
     following = _following(city)
     seen = following * (city.num_ids + 1) + _notes(city)[np.arange(city.num_ids)[:, None, None], following]
     return np.any(seen != seen[:1], axis=0).reshape(SIZE, SIZE, -1)
+
+
+def _tasks(city: City, ids: np.ndarray | None) -> np.ndarray:
+    chosen = np.arange(city.num_ids) if ids is None else np.unique(ids)
+    if not (len(chosen) and chosen[0] >= 0 and chosen[-1] < city.num_ids):
+        raise InputError(f"ids={ids} must name at least one task between 0 and {city.num_ids - 1}.")
+    return chosen
+
+
+def _questions(following: np.ndarray, notes: np.ndarray, steps: np.ndarray) -> list[_Question]:
+    """What tells tasks ``[N, ...]`` apart, ``steps [81]`` away."""
+    found = []
+    for riding, answers in ((True, following[:, :, RIDE]), (False, notes)):
+        for place in np.flatnonzero((answers != answers[:1]).any(axis=0)):
+            cells = answers[:, place] if riding else np.full(len(answers), place)
+            found.append(_Question(int(place), riding, int(steps[place]) + riding, answers[:, place], cells))
+    return found
+
+
+def _asked(
+    question: _Question, tasks: np.ndarray, plan: Callable[[np.ndarray, int], tuple[float, int]]
+) -> tuple[float, int]:
+    """Mean and largest number of steps of asking a question and then following a plan for what is left."""
+    parts = [question.answers == each for each in np.unique(question.answers)]
+    found = [plan(tasks[part], int(question.cells[part][0])) for part in parts]
+    mean = sum(np.sum(part) * each[0] for part, each in zip(parts, found)) / len(tasks)
+    return question.steps + float(mean), question.steps + max(each[1] for each in found)
 
 
 def _following(city: City) -> np.ndarray:

@@ -73,6 +73,45 @@ def test_random_actions_do_as_computed():
         assert abs(values.mean() - truth) < 5 * error < 0.05 * abs(truth)
 
 
+@pytest.mark.parametrize("ids", [[0, 1], [0, 24], [0, 11, 22, 33], [66, 77, 88, 99, 110]])
+def test_the_shortest_exploration_is_that_of_a_search_step_by_step(ids):
+    record, towns = city.make("distraction"), {number: buses(number, True) for number in ids}
+
+    @functools.cache
+    def fewest(tasks, place, left):
+        if len({number % 24 for number in tasks}) == 1:
+            return 0.0
+        if left == 0:
+            return np.inf
+        best = np.inf
+        for action in range(6):
+            parts = {}
+            for number in tasks:
+                parts.setdefault(moved(place, action, towns[number]), []).append(number)
+            ahead = [len(part) * fewest(tuple(part), after, left - 1) for after, part in parts.items()]
+            best = min(best, 1.0 + sum(ahead) / len(tasks))
+        return best
+
+    exploration = city_oracle.shortest_exploration(record, ids=np.array(ids))
+    assert exploration.steps == pytest.approx(fewest(tuple(ids), city.START, 12))
+    assert exploration.concluded[ids].tolist() == [number % 24 for number in ids]
+
+
+@pytest.mark.parametrize(("task", "steps"), [("vanilla", 10.0), ("map", 4.0)])
+def test_of_all_tasks_the_shortest_exploration_asks_three_helpful_buses_or_the_map(task, steps):
+    exploration = city_oracle.shortest_exploration(city.make(task))
+    assert exploration.steps == pytest.approx(steps) and exploration.concluded.tolist() == list(range(24))
+
+
+def test_of_the_tasks_of_training_useless_buses_tell_where_helpful_ones_lead():
+    record = city.make("distraction")
+    exploration = city_oracle.shortest_exploration(record, ids=record.train_ids)
+    right = exploration.concluded == np.arange(576) % 24
+    # Shorter than the ten steps of three helpful buses, and right about half of the tasks that are not of training.
+    assert 8.0 < exploration.steps < 9.0 and right[record.train_ids].all()
+    assert 0.3 < right[record.test_ids].mean() < 0.6 and 0.0 < np.mean(exploration.concluded == -1) < 0.2
+
+
 def test_rides_and_the_map_are_what_tells_tasks_apart():
     assert city_oracle.informative_actions(city.make("vanilla")).sum(axis=(0, 1)).tolist() == [0] * 5 + [8] + [0] * 3
     informative = city_oracle.informative_actions(city.make("combination"))
@@ -87,3 +126,5 @@ def test_bad_input_is_refused():
     for ids in ([24], [-1], []):
         with pytest.raises(InputError, match="must name at least one task between 0 and 23"):
             city_oracle.bayes_return(city.make("vanilla"), 0, ids=np.array(ids, int))
+        with pytest.raises(InputError, match="must name at least one task between 0 and 23"):
+            city_oracle.shortest_exploration(city.make("vanilla"), ids=np.array(ids, int))
