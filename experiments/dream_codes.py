@@ -1,8 +1,9 @@
-"""What the codes of tasks tell apart: how long they are, and how far apart those of tasks with the same buses.
+"""What the codes of tasks tell apart, and which task an exploration is taken for, on tasks of training and on new ones.
 
 ``python -m experiments dream_codes runs/a runs/b`` reads finished runs of ``python -m experiments dream``. The explorer
 is paid for what is decoded of a code. Of a code that differs between two tasks whose *helpful* buses are the same, that
-part pays as well, although it is of no use to who executes an instruction.
+part pays as well, although it is of no use to who executes an instruction. An exploration is right about a task if what
+is decoded lies nearest to the code of a task of training with the same helpful buses.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import rich.console
@@ -20,7 +21,7 @@ import tyro
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli
 
-__all__ = ["Spread", "main", "spread"]
+__all__ = ["Explored", "Spread", "explored", "main", "nearest", "spread"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,22 @@ class Spread(NamedTuple):
     same_useless: float
 
 
+class Explored(NamedTuple):
+    """What the agents make of every task, ``[ids]`` each.
+
+    Attributes:
+      steps: of exploration.
+      right: whether what is decoded is right about the task; see above.
+      returns: of execution, in the mean over all goals.
+    """
+
+    steps: np.ndarray
+    right: np.ndarray
+    returns: np.ndarray
+
+
 def main(argv: Sequence[str]) -> int:
-    """Prints a table; returns the exit code.
+    """Prints two tables; returns the exit code.
 
     Args:
       argv: see ``--help``.
@@ -59,14 +74,23 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments dream_codes", description=__doc__)
     if not arguments.runs:
         raise InputError("runs is empty: name at least one.")
-    table = rich.table.Table(title="Codes of the tasks of training: mean squared length, and distance from the mean")
-    table.add_column("run", overflow="fold")
-    for name in ("seed", "length", "from the mean", "same helpful buses", "same useless buses"):
-        table.add_column(name, justify="right")
+    codes_table = _table("length", "from the mean", "same helpful buses", "same useless buses")
+    codes_table.title = "Codes of the tasks of training: mean squared length, and distance from the mean"
+    tasks_table = _table("tasks", "steps", "right", "return", "where right", "where wrong")
+    tasks_table.title = "Explorations of all tasks without random actions, and returns of what follows"
     for run in arguments.runs:
-        for seed, codes, ids in _codes(run):
-            table.add_row(run, str(seed), *(f"{value:.2f}" for value in spread(codes, ids)))
-    rich.console.Console(width=120).print(table)
+        for seed, parts, params in _policies(run):
+            ids = parts.town.train_ids
+            row = (run, str(seed))
+            codes_table.add_row(*row, *(f"{x:.2f}" for x in spread(_codes(parts, params, ids), ids)))
+            found = explored(parts, params)
+            new = np.setdiff1d(np.arange(parts.town.num_ids), ids)
+            for label, chosen in (("of training", ids), ("new", new)):
+                if chosen.size:
+                    tasks_table.add_row(*row, f"{chosen.size} {label}", *_summary(found, chosen))
+    printed = rich.console.Console(width=120)
+    printed.print(codes_table)
+    printed.print(tasks_table)
     return 0
 
 
@@ -78,13 +102,71 @@ def spread(codes: np.ndarray, ids: np.ndarray) -> Spread:
     return Spread(float(np.mean(np.sum(codes**2, axis=1))), *parts)
 
 
+def explored(parts: Any, params: Any) -> Explored:
+    """Plays every task with every goal, without random actions and by what is explored.
+
+    Args:
+      parts: of the system, from `systems.dream_parts`.
+      params: of the agents, by name.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from jaxhybrid.envs.city import ORDERS
+    from jaxhybrid.systems import dream_trials
+
+    town = parts.town
+    ids, goals = np.repeat(np.arange(town.num_ids), len(town.goals)), np.tile(town.goals, (town.num_ids, 1))
+
+    @jax.jit
+    def play(task_id: Any, goal: Any) -> Any:
+        # Where an unknown goal ends explorations, it is that of the instruction.
+        task = dream_trials.Task(task_id, goal, goal, jnp.zeros((), bool))
+        trial = dream_trials.play(parts, params, task, jax.random.key(0), epsilon=(0.0, 0.0))
+        code = dream_trials.code_of(parts, params, trial.exploration)
+        return trial.exploration.lengths, code, jnp.sum(trial.execution.reward)
+
+    steps, decoded, returns = map(np.asarray, jax.vmap(play)(jnp.asarray(ids), jnp.asarray(goals)))
+    taken_for = nearest(decoded, _codes(parts, params, town.train_ids), town.train_ids)
+    each = (steps, taken_for % ORDERS == ids % ORDERS, returns)
+    return Explored(*(x.reshape(town.num_ids, -1).mean(axis=1) for x in each))
+
+
+def nearest(codes: np.ndarray, known: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Returns which of the tasks ``ids [K]`` has the nearest code, of ``known [K, X]``, to each of ``codes [N, X]``."""
+    from scipy.spatial.distance import cdist
+
+    return ids[np.argmin(cdist(codes, known), axis=1)]
+
+
+def _summary(found: Explored, chosen: np.ndarray) -> tuple[str, ...]:
+    steps, right, returns = (x[chosen] for x in found)
+
+    def mean(share: np.ndarray) -> str:
+        return f"{np.average(returns, weights=share):.2f}" if share.any() else ""
+
+    return f"{steps.mean():.1f}", f"{right.mean():.2f}", f"{returns.mean():.2f}", mean(right), mean(1.0 - right)
+
+
+def _table(*names: str) -> rich.table.Table:
+    table = rich.table.Table()
+    table.add_column("run", overflow="fold")
+    for name in ("seed", *names):
+        table.add_column(name, justify="right")
+    return table
+
+
 def _within(codes: np.ndarray, groups: np.ndarray) -> float:
     means = {group: codes[groups == group].mean(axis=0) for group in np.unique(groups)}
     return float(np.mean(np.sum((codes - np.stack([means[group] for group in groups])) ** 2, axis=1)))
 
 
-def _codes(run: str) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Seeds of a run, with the codes of the tasks of training and their numbers."""
+def _codes(parts: Any, params: Any, ids: np.ndarray) -> np.ndarray:
+    return np.asarray(parts.nets.problem.apply(params["execution"]["problem"], ids))
+
+
+def _policies(run: str) -> list[tuple[int, Any, Any]]:
+    """Seeds of a run, each with the parts of its system and the parameters of its agents."""
     from jaxhybrid.envs import city
     from jaxhybrid.runtime import policies, settings
     from jaxhybrid.systems import dream_parts
@@ -93,13 +175,9 @@ def _codes(run: str) -> list[tuple[int, np.ndarray, np.ndarray]]:
     _, config = settings.rebuilt({"study": saved.study, "env": saved.spec["name"], "config": saved.config})
     if saved.study != "dream" or config.method != "dream":
         raise InputError(f"run={run!r} has no codes of tasks: name a run of python -m experiments dream.")
-    town = city.make(saved.spec["name"].removeprefix("city/"), split=config.split)
-    problem = dream_parts.make_parts(config, town).nets.problem
-    each = [(seed, policies.of_seed(saved, seed).params) for seed in saved.seeds]
-    return [
-        (seed, np.asarray(problem.apply(params["execution"]["problem"], town.train_ids)), town.train_ids)
-        for seed, params in each
-    ]
+    town = city.make(saved.spec["name"].removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
+    parts = dream_parts.make_parts(config, town)
+    return [(seed, parts, policies.of_seed(saved, seed).params) for seed in saved.seeds]
 
 
 if __name__ == "__main__":

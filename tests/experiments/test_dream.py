@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import dream, dream_codes, dream_figure
+from experiments import dream, dream_codes, dream_figure, dream_tasks
 from experiments._dream import curves
+from jaxhybrid.envs import city
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import policies
 from jaxhybrid.systems import dream as dream_system
+from jaxhybrid.systems import dream_parts
 from jaxhybrid.systems.dream_config import VARIANTS, presets
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -183,22 +185,38 @@ def test_codes_are_spread_by_what_they_tell_apart():
         dream_codes.main(["nowhere"])
 
 
-def test_codes_are_read_from_a_run(tmp_path, capsys):
-    def saved(config):
-        spec = dream_system.setting(config, "city/map").env.spec
-        params = {"execution": {"problem": {"params": {"task": {"embedding": table}, "code": layer}}}}
-        policies.save(tmp_path, params=params, study="dream", config=vars(config), spec=spec, seeds=[3])
+def test_codes_are_read_and_explorations_are_taken_for_tasks_from_a_run(tmp_path, capsys):
+    def saved(config, **changed):
+        env, town = dream_system.setting(config, "city/map").env, city.make("map")
+        agents = dream_parts.init_agents(dream_parts.make_parts(config, town), jax.random.key(0))
+        params = {name: agent.params for name, agent in agents.items()}
+        params["execution"] |= changed
+        policies.save(tmp_path, params=params, study="dream", config=vars(config), spec=env.spec, seeds=[3])
+        return params["execution"]
 
-    table, layer = np.zeros((24, 32)), {"kernel": np.eye(32, 64), "bias": np.zeros(64)}
-    table[:12, 0] = 2.0
-    saved(presets["smoke"])
+    problem = {
+        "params": {"task": {"embedding": np.eye(24, 32)}, "code": {"kernel": np.eye(32, 64), "bias": np.zeros(64)}}
+    }
+    decoder = saved(presets["smoke"])["decoder"]
+    # Whatever was explored, the code of task 5 is read.
+    decoder["params"]["code"] = {"kernel": np.zeros((128, 64)), "bias": np.eye(64)[5]}
+    saved(presets["smoke"], problem=problem, decoder=decoder)
     assert dream_codes.main([str(tmp_path)]) == 0
-    row = next(line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│"))
-    # On the map every task has helpful buses of its own, and there are no others.
-    assert [cell.strip() for cell in row[2:-1]] == ["3", "2.00", "1.00", "0.00", "1.00"]
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    codes, tasks = ([cell.strip() for cell in row[2:-1]] for row in lines if row[2].strip())
+    # On the map every task has helpful buses of its own, there are no others, and no task is new.
+    assert codes == ["3", "1.00", "0.96", "0.00", "0.96"]
+    assert tasks[:2] == ["3", "24 of training"] and tasks[3] == f"{1 / 24:.2f}" and 0 < float(tasks[2]) <= 20
+    assert all(-2.0 <= float(value) <= 0.8 for value in tasks[4:])
     saved(presets["no-exploration"])
     with pytest.raises(InputError, match="has no codes"):
         dream_codes.main([str(tmp_path)])
+
+
+def test_what_is_decoded_is_taken_for_the_task_with_the_nearest_code():
+    known = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 5.0]])
+    taken_for = dream_codes.nearest(np.array([[0.9, 0.0], [1.1, 0.0], [0.0, 2.6]]), known, np.array([7, 3, 9]))
+    assert taken_for.tolist() == [7, 3, 9]
 
 
 @pytest.mark.slow
@@ -220,3 +238,28 @@ def test_a_smoke_run_leaves_what_a_run_leaves(tmp_path):
         dream_figure.main([f"DREAM={out}", "--out", str(tmp_path / "third.png"), "--records", str(tmp_path)])
     with pytest.raises(InputError, match="exists"):
         dream_figure.main([f"DREAM={out}", "--out", str(figure)])
+
+
+def test_of_how_many_tasks_the_best_exploration_holds_for_new_ones(tmp_path):
+    out = tmp_path / "tasks"
+    assert dream_tasks.main(["--preset", "smoke", "--out", str(out)]) == 0
+    assert (out / "tasks.png").stat().st_size > 10_000
+    found = json.loads((out / "results.json").read_text())
+    released = found["splits"]["released split"]
+    assert released["tasks"] == 53 and released["right"] + released["wrong"] + released["lost"] == pytest.approx(1.0)
+    assert found["random"]["tasks"] == [8, 24] and np.shape(found["random"]["right"]) == (2, 2)
+    # Tasks 0 and 25 differ in two helpful buses, one of which is a step and a ride away. Its end in task 0 is that of
+    # a quarter of all tasks, which are taken for 0, and likewise of 25: four times 24 less the two are not lost, and of
+    # these the 23 with the same helpful buses as either are right.
+    one = dream_tasks.outcome(city.make("distraction"), np.array([0, 25]))
+    assert one["steps"] == 2.0 and one["right"] == pytest.approx(46 / 574) and one["lost"] == pytest.approx(288 / 574)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [(["--counts", "0"], "counts"), (["--counts", "24", "576"], "below 576"), (["--subsets", "1"], "subsets")],
+)
+def test_sets_of_tasks_that_there_are_not_are_refused_before_anything_is_written(arguments, field, tmp_path):
+    with pytest.raises(InputError, match=field):
+        dream_tasks.main([*arguments, "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.iterdir())
