@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import jax
@@ -66,10 +66,15 @@ TASKS = ("combination", "distraction", "map", "vanilla")
 
 _STATUS = 4  # nothing, a bus, and two that never occur here
 _STEP_REWARD, _GOAL_REWARD = -0.1, 1.0
-_TRAIN_EVERY = {"every11": 11, "paper": ORDERS + 1}
+_FOR_TRAINING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "every11": lambda ids: ids % 11 == 0,
+    "paper": lambda ids: ids % (ORDERS + 1) == 0,
+    "swapped": lambda ids: ids % 11 != 0,
+}
+"""Splits of 576 ids."""
 _PHASES = ("train", "test")
 
-Split = Literal["every11", "paper", "none"]
+Split = Literal["every11", "paper", "swapped", "none"]
 Phase = Literal["train", "test"]
 
 
@@ -134,7 +139,8 @@ def make(
         the sides in the order ``id // 24``, and has 576 ids. "map" is vanilla with a fourth component of observations,
         ``id mod 24 + 1`` on the cell (7, 3) and 0 elsewhere; "combination" is distraction with it.
       split: which of 576 ids are for training: "every11" every eleventh, 53 of them, as released; "paper" 24, as many
-        as the paper says, every 25th, which are all orders of either kind once (it does not say which); "none" all, for
+        as the paper says, every 25th, which are all orders of either kind once (it does not say which); "swapped" the
+        523 that are released for testing, so many that only helpful buses tell where these lead; "none" all, for
         training and testing. None is what was released: "every11" of 576 ids, "none" of 24.
       hidden_goal: whether exploration ends at a goal that the explorer does not see, as released.
       terminal_limit: see `City`; True as released, since 20 steps are part of the problem. False leaves it to be
@@ -147,15 +153,15 @@ def make(
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    splits = (*_TRAIN_EVERY, "none")
+    splits = (*_FOR_TRAINING, "none")
     if split is not None and split not in splits:
         raise unknown("split", split, splits)
     num_ids = len(_rides(_distracting(task)))
-    if num_ids == ORDERS and split in _TRAIN_EVERY:
+    if num_ids == ORDERS and split in _FOR_TRAINING:
         raise InputError(f"split={split!r} is of 576 ids and task={task!r} has {num_ids}: use 'none', as released.")
     ids = np.arange(num_ids)
     chosen = split or ("every11" if num_ids > ORDERS else "none")
-    train = ids % _TRAIN_EVERY.get(chosen, 1) == 0
+    train = np.ones(num_ids, bool) if chosen == "none" else _FOR_TRAINING[chosen](ids)
     return City(
         task=task,
         obs_sizes=(SIZE, SIZE, _STATUS, *((ORDERS + 1,) if _has_map(task) else ())),

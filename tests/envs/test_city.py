@@ -143,6 +143,9 @@ def test_splits():
     assert released.train_ids.tolist() == list(range(0, 576, 11)) and len(released.train_ids) == 53
     assert len(released.test_ids) == 523 and not set(released.test_ids) & set(released.train_ids)
     assert len(paper.train_ids) == 24 and len(paper.test_ids) == 552
+    swapped = city.make("distraction", split="swapped")
+    np.testing.assert_array_equal(swapped.train_ids, released.test_ids)
+    np.testing.assert_array_equal(swapped.test_ids, released.train_ids)
     for record in (released, paper):
         orders = np.divmod(record.train_ids, 24)
         assert all(len(np.unique(order)) == 24 for order in orders)
