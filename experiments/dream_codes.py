@@ -21,7 +21,7 @@ import tyro
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli
 
-__all__ = ["Explored", "Spread", "explored", "main", "nearest", "spread"]
+__all__ = ["Explored", "Spread", "explored", "helpful_rides", "main", "nearest", "spread"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,13 @@ class Explored(NamedTuple):
 
     Attributes:
       steps: of exploration.
+      three: whether it rides three helpful buses, or four.
       right: whether what is decoded is right about the task; see above.
       returns: of execution, in the mean over all goals.
     """
 
     steps: np.ndarray
+    three: np.ndarray
     right: np.ndarray
     returns: np.ndarray
 
@@ -76,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("runs is empty: name at least one.")
     codes_table = _table("length", "from the mean", "same helpful buses", "same useless buses")
     codes_table.title = "Codes of the tasks of training: mean squared length, and distance from the mean"
-    tasks_table = _table("tasks", "steps", "right", "return", "where right", "where wrong")
+    tasks_table = _table("tasks", "steps", "ride three", "right", "return", "where right", "where wrong")
     tasks_table.title = "Explorations of all tasks without random actions, and returns of what follows"
     for run in arguments.runs:
         for seed, parts, params in _policies(run):
@@ -124,12 +126,24 @@ def explored(parts: Any, params: Any) -> Explored:
         task = dream_trials.Task(task_id, goal, goal, jnp.zeros((), bool))
         trial = dream_trials.play(parts, params, task, jax.random.key(0), epsilon=(0.0, 0.0))
         code = dream_trials.code_of(parts, params, trial.exploration)
-        return trial.exploration.lengths, code, jnp.sum(trial.execution.reward)
+        three = helpful_rides(trial.exploration.obs, trial.exploration.action) >= 3
+        return trial.exploration.lengths, three, code, jnp.sum(trial.execution.reward)
 
-    steps, decoded, returns = map(np.asarray, jax.vmap(play)(jnp.asarray(ids), jnp.asarray(goals)))
+    steps, three, decoded, returns = map(np.asarray, jax.vmap(play)(jnp.asarray(ids), jnp.asarray(goals)))
     taken_for = nearest(decoded, _codes(parts, params, town.train_ids), town.train_ids)
-    each = (steps, taken_for % ORDERS == ids % ORDERS, returns)
+    each = (steps, three, taken_for % ORDERS == ids % ORDERS, returns)
     return Explored(*(x.reshape(town.num_ids, -1).mean(axis=1) for x in each))
+
+
+def helpful_rides(obs: Any, action: Any) -> Any:
+    """Returns how many different helpful buses an episode rides, ``[]``, from ``obs [T+1, C]`` and ``action [T]``."""
+    import jax.numpy as jnp
+
+    from jaxhybrid.envs.city import HELPFUL_STOPS, RIDE
+
+    at_stop = jnp.all(obs[:, None, :2] == jnp.array(HELPFUL_STOPS)[None], axis=-1)
+    ridden = (at_stop[:-1] | at_stop[1:]) & (action == RIDE)[:, None]  # it starts or ends there
+    return jnp.sum(jnp.any(ridden, axis=0))
 
 
 def nearest(codes: np.ndarray, known: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -140,12 +154,13 @@ def nearest(codes: np.ndarray, known: np.ndarray, ids: np.ndarray) -> np.ndarray
 
 
 def _summary(found: Explored, chosen: np.ndarray) -> tuple[str, ...]:
-    steps, right, returns = (x[chosen] for x in found)
+    steps, three, right, returns = (x[chosen] for x in found)
 
     def mean(share: np.ndarray) -> str:
         return f"{np.average(returns, weights=share):.2f}" if share.any() else ""
 
-    return f"{steps.mean():.1f}", f"{right.mean():.2f}", f"{returns.mean():.2f}", mean(right), mean(1.0 - right)
+    shares = (f"{x.mean():.2f}" for x in (three, right, returns))
+    return f"{steps.mean():.1f}", *shares, mean(right), mean(1.0 - right)
 
 
 def _table(*names: str) -> rich.table.Table:

@@ -16,6 +16,7 @@ from jaxhybrid.runtime import policies
 from jaxhybrid.systems import dream as dream_system
 from jaxhybrid.systems import dream_parts
 from jaxhybrid.systems.dream_config import VARIANTS, presets
+from tests.envs.test_city import buses, moved
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -206,11 +207,26 @@ def test_codes_are_read_and_explorations_are_taken_for_tasks_from_a_run(tmp_path
     codes, tasks = ([cell.strip() for cell in row[2:-1]] for row in lines if row[2].strip())
     # On the map every task has helpful buses of its own, there are no others, and no task is new.
     assert codes == ["3", "1.00", "0.96", "0.00", "0.96"]
-    assert tasks[:2] == ["3", "24 of training"] and tasks[3] == f"{1 / 24:.2f}" and 0 < float(tasks[2]) <= 20
-    assert all(-2.0 <= float(value) <= 0.8 for value in tasks[4:])
+    assert tasks[:2] == ["3", "24 of training"] and tasks[4] == f"{1 / 24:.2f}" and 0 < float(tasks[2]) <= 20
+    assert tasks[3] == "0.00"  # these agents have not learnt to ride
+    assert all(-2.0 <= float(value) <= 0.8 for value in tasks[5:])
     saved(presets["no-exploration"])
     with pytest.raises(InputError, match="has no codes"):
         dream_codes.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("actions", "count"),
+    [("35", 1), ("355", 1), ("3552155", 2), ("34445", 1), ("3145", 0), ("325", 0), ("3552155105", 3)],
+)
+def test_rides_on_helpful_buses_are_counted_once_each(actions, count):
+    # Down to a stop, a ride there and one back, right and up to the next; up and left to the third.
+    place, seen = city.START, [city.START]
+    for action in map(int, actions):
+        place = moved(place, action, buses(100, True))
+        seen.append(place)
+    found = dream_codes.helpful_rides(np.array([(*each, 0) for each in seen]), np.array([*map(int, actions)]))
+    assert found == count
 
 
 def test_what_is_decoded_is_taken_for_the_task_with_the_nearest_code():
