@@ -49,13 +49,13 @@ class Spread(NamedTuple):
 
 
 class Explored(NamedTuple):
-    """What the agents make of every task, ``[ids]`` each.
+    """What the agents make of every task, in the mean over all goals, ``[ids]`` each.
 
     Attributes:
       steps: of exploration.
       three: whether it rides three helpful buses, or four.
       right: whether what is decoded is right about the task; see above.
-      returns: of execution, in the mean over all goals.
+      returns: of execution.
     """
 
     steps: np.ndarray

@@ -215,6 +215,13 @@ VARIANTS: dict[str, dict[str, object]] = {
 """The extensions of the paper as changes of any preset; "dream" is the baseline."""
 
 _DREAM = Config()
+_PUBLISHED = dataclasses.replace(_DREAM, trials=80_000, trials_per_iteration=2000, recurrent=True)
+_QUIRKS: dict[str, Any] = {
+    "hidden_goal": True,
+    "init_target": "random",
+    "dueling_mean": "batch",
+    "target_context": "id",
+}
 # A baseline is the same step with ingredients removed.
 _BASELINES: dict[str, dict[str, Any]] = {
     "no-bottleneck": {"bottleneck": 0.0},
@@ -229,13 +236,11 @@ presets = {
         _DREAM,
         trials_per_iteration=200,
         parallel_trials=1,
-        hidden_goal=True,
         task_order="released",
-        init_target="random",
-        dueling_mean="batch",
-        target_context="id",
+        **_QUIRKS,
     ),
-    "published": dataclasses.replace(_DREAM, trials=80_000, trials_per_iteration=2000, recurrent=True),
+    "published": _PUBLISHED,
+    "published/released": dataclasses.replace(_PUBLISHED, **_QUIRKS),
     "pictures": dataclasses.replace(_DREAM, observation="picture"),
     # Nobody acts by what is known, so that variants differ in how well they read the same explorations.
     "random-exploration": dataclasses.replace(
@@ -270,4 +275,4 @@ trial at a time and the original's quirks; ``published`` is its second version, 
 alone has the 20,000 trials of ``dream``; ``published/erl2`` those of the published figure."""
 for _name, _changes in _BASELINES.items():
     presets[_name] = dataclasses.replace(_DREAM, **_changes)
-    presets[f"published/{_name}"] = dataclasses.replace(presets["published"], **_changes)
+    presets[f"published/{_name}"] = dataclasses.replace(_PUBLISHED, **_changes)
