@@ -215,8 +215,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 """The extensions of the paper as changes of any preset; "dream" is the baseline."""
 
 _DREAM = Config()
-# The noise is the paper's. With the released one codes keep apart tasks that call for the same actions.
-_PUBLISHED = dataclasses.replace(_DREAM, trials=80_000, trials_per_iteration=2000, recurrent=True, noise=0.316)
+_PUBLISHED = dataclasses.replace(_DREAM, trials=80_000, trials_per_iteration=2000, recurrent=True)
 _QUIRKS: dict[str, Any] = {
     "hidden_goal": True,
     "init_target": "random",
@@ -241,7 +240,7 @@ presets = {
         **_QUIRKS,
     ),
     "published": _PUBLISHED,
-    "published/released": dataclasses.replace(_PUBLISHED, noise=_DREAM.noise, **_QUIRKS),
+    "published/released": dataclasses.replace(_PUBLISHED, **_QUIRKS),
     "pictures": dataclasses.replace(_DREAM, observation="picture"),
     # Nobody acts by what is known, so that variants differ in how well they read the same explorations.
     "random-exploration": dataclasses.replace(
@@ -272,9 +271,9 @@ presets = {
     ),
 }
 """Every preset by name. ``fast`` plays more trials side by side at the same ratio of updates; ``released`` has one
-trial at a time and the original's quirks; ``published`` is its second version over about a million steps, with the
-noise of the paper, and ``published/released`` with that of the release and its quirks. ``erl2`` alone has the 20,000
-trials of ``dream``; ``published/erl2`` those of the published figure."""
+trial at a time and the original's quirks; ``published`` is its second version, over about a million steps, and
+``published/released`` with these quirks. ``erl2`` alone has the 20,000 trials of ``dream``; ``published/erl2`` those of
+the published figure."""
 for _name, _changes in _BASELINES.items():
     presets[_name] = dataclasses.replace(_DREAM, **_changes)
     presets[f"published/{_name}"] = dataclasses.replace(_PUBLISHED, **_changes)

@@ -197,6 +197,6 @@ def test_every_preset_makes_sense_on_both_tasks(name, task):
 def test_a_baseline_has_the_trials_of_its_base(name):
     alone, published = presets[name], presets[f"published/{name}"]
     assert (alone.trials, published.trials) == (presets["dream"].trials, presets["published"].trials)
-    sizes = {"trials", "trials_per_iteration", "recurrent", "noise"}
+    sizes = {"trials", "trials_per_iteration", "recurrent"}
     assert {f for f in vars(alone) if getattr(alone, f) != getattr(published, f)} <= sizes
     assert published != presets["published"]
