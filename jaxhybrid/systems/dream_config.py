@@ -241,6 +241,7 @@ presets = {
     ),
     "published": _PUBLISHED,
     "published/released": dataclasses.replace(_PUBLISHED, **_QUIRKS),
+    "published/paper": dataclasses.replace(_PUBLISHED, noise=0.316, penalty=0.01),
     "pictures": dataclasses.replace(_DREAM, observation="picture"),
     # Nobody acts by what is known, so that variants differ in how well they read the same explorations.
     "random-exploration": dataclasses.replace(
@@ -271,9 +272,9 @@ presets = {
     ),
 }
 """Every preset by name. ``fast`` plays more trials side by side at the same ratio of updates; ``released`` has one
-trial at a time and the original's quirks; ``published`` is its second version, over about a million steps, and
-``published/released`` with these quirks. ``erl2`` alone has the 20,000 trials of ``dream``; ``published/erl2`` those of
-the published figure."""
+trial at a time and the original's quirks; ``published`` is its second version, over about a million steps,
+``published/released`` with these quirks, and ``published/paper`` with the noise and the cost of a step that the paper
+prints. ``erl2`` alone has the 20,000 trials of ``dream``; ``published/erl2`` those of the published figure."""
 for _name, _changes in _BASELINES.items():
     presets[_name] = dataclasses.replace(_DREAM, **_changes)
     presets[f"published/{_name}"] = dataclasses.replace(_PUBLISHED, **_changes)
