@@ -33,8 +33,8 @@ def context_loss(
     examples = (codes, trials.exploration.mask, parts.nets.problem.apply(constants["problem"], trials.task_id))
     decode = partial(decoder_loss, decode_fn=_given, num_prefixes=num_prefixes)
     decoder, errors = batched(decode)(None, examples, key)
-    squeeze = partial(bottleneck_loss, encode_fn=parts.nets.problem.apply, bound=config.bound)
-    length, code = batched(squeeze)(params["problem"], trials.task_id, key)
+    told = parts.nets.problem.apply(params["problem"], trials.task_id)
+    length, code = batched(partial(bottleneck_loss, encode_fn=_given, bound=config.bound))(None, told, key)
     total = decoder + config.bottleneck * length
     return total, {"decoder": decoder, **errors, "code_square": code["square"]}
 

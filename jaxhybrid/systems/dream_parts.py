@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from jaxhybrid.context_layers import CODE
 from jaxhybrid.context_networks import ContextNetworks, Heads, make_networks
@@ -30,7 +31,7 @@ class Agent(NamedTuple):
     Attributes:
       params: of its networks, by name.
       target_params: slow copies.
-      opt: optimiser state.
+      opt: optimiser state, of all parameters as one vector.
       steps: of its own that it has taken, ``[]``.
       updates: done so far, ``[]``.
       guard: counts of refused updates.
@@ -53,7 +54,7 @@ class Parts(NamedTuple):
       nets: the networks.
       models: those of the extensions.
       optimisers: of every agent, by name.
-      told_fn: ``told_fn(params, task_id, key) -> [CODE]``, the noisy code of a task.
+      told_fn: ``told_fn(params, task_id, key)``, noisy codes of tasks, ``[B, CODE]``, or of one, ``[CODE]``.
       features_fn: ``features_fn(params of all agents, episode)``, gradients of every prefix, or None.
       decode_fn: ``decode_fn(params, episodes, features) -> [B, T+1, CODE]``, what every prefix of explorations says.
       code_fn: ``code_fn(params, episodes, features)``, what whole explorations say, ``[B, CODE]``, or one, ``[CODE]``.
@@ -93,7 +94,8 @@ def make_parts(config: Config, town: City) -> Parts:
     models = dream_models.make_models(config, town)
 
     def told_fn(params: PyTree, task_id: Array, key: Key) -> Array:
-        return nets.problem.apply(params["problem"], task_id) + config.noise * jax.random.normal(key, (CODE,))
+        code = nets.problem.apply(params["problem"], task_id)
+        return code + config.noise * jax.random.normal(key, code.shape)
 
     # Each view of an exploration ends in a linear layer, so that their sum is a linear layer on both.
     def decode_fn(params: PyTree, episodes: Episode, features: PyTree) -> Array:
@@ -168,8 +170,8 @@ def _one_policy(nets: ContextNetworks, params: dict[str, PyTree]) -> tuple[Any, 
 
 
 def _untold(params: PyTree, task_id: Array, key: Key) -> Array:
-    del params, task_id, key
-    return jnp.zeros(CODE)
+    del params, key
+    return jnp.zeros((*task_id.shape, CODE))
 
 
 def _unread(params: PyTree, episodes: Episode, features: PyTree, *, axes: int) -> Array:
@@ -183,11 +185,9 @@ def init_agents(parts: Parts, key: Key) -> dict[str, Agent]:
     key, slow_key = jax.random.split(key)
     params = _drawn(parts, key)
     slow = _drawn(parts, slow_key) if parts.config.init_target == "random" else jax.tree.map(jnp.copy, params)
+    opt = {name: parts.optimisers[name].init(ravel_pytree(params[name])[0]) for name in params}
     zero = jnp.zeros((), jnp.int32)
-    return {
-        name: Agent(params[name], slow[name], parts.optimisers[name].init(params[name]), zero, zero, Guard.new())
-        for name in params
-    }
+    return {name: Agent(params[name], slow[name], opt[name], zero, zero, Guard.new()) for name in params}
 
 
 def _drawn(parts: Parts, key: Key) -> dict[str, dict[str, PyTree]]:

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from jaxhybrid.context_networks import Heads
 from jaxhybrid.estimators.signal import gradient_snr
@@ -107,10 +108,7 @@ def _execution_gradient(
 ) -> tuple[PyTree, dict[str, Array]]:
     config, agent = parts.config, agents["execution"]
     trials, episodes = batch
-    size = trials.task_id.shape[0]
-    noise_key, model_key = jax.random.split(key)
-    fast_key, slow_key = (jax.random.split(k, size) for k in jax.random.split(noise_key))
-    told_fn = jax.vmap(parts.told_fn, in_axes=(None, 0, 0))
+    fast_key, slow_key, model_key = jax.random.split(key, 3)
     seen = trials.exploration.lengths
     num_prefixes, num_steps = jnp.mean(seen + 1.0), jnp.mean(episodes.lengths)
     features = _features(parts, agents, trials.exploration)
@@ -123,7 +121,7 @@ def _execution_gradient(
     slow_by_id = by_id if config.target_context == "matched" else jnp.ones((), bool)
     slow_code = jax.lax.cond(
         slow_by_id,
-        lambda: told_fn(slow_params, trials.task_id, slow_key),
+        lambda: parts.told_fn(slow_params, trials.task_id, slow_key),
         lambda: parts.code_fn(slow_params, trials.exploration, features),
     )
     slow = heads(slow_params, slow_code)
@@ -131,7 +129,7 @@ def _execution_gradient(
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
         codes = parts.decode_fn(params, trials.exploration, features)
         explored = jnp.take_along_axis(codes, seen[:, None, None], axis=1)[:, 0]
-        code = jnp.where(by_id, told_fn(params, trials.task_id, fast_key), explored)
+        code = jnp.where(by_id, parts.told_fn(params, trials.task_id, fast_key), explored)
         total, metrics = td_loss(config, heads(params, code), slow, episodes, episodes.reward, num_steps)
         known, logged = context_loss(parts, params, agent.params, trials, codes, num_prefixes)
         metrics |= logged
@@ -194,8 +192,11 @@ def _features(parts: Parts, agents: dict[str, Agent], episodes: Episode) -> PyTr
 def _stepped(parts: Parts, name: str, agent: Agent, grads: PyTree, own_step: Array) -> tuple[Agent, dict[str, Array]]:
     """Takes the optimiser's step, and copies to the slow parameters where one is due; says how far it went."""
     config = parts.config
-    params, opt, guard = apply_if_finite(parts.optimisers[name], grads, agent.opt, agent.params, agent.guard)
+    # All layers as one vector: one pass over the memory in the place of one for each of them.
+    (before, shaped), (gradient, _) = ravel_pytree(agent.params), ravel_pytree(grads)
+    after, opt, guard = apply_if_finite(parts.optimisers[name], gradient, agent.opt, before, agent.guard)
+    params = shaped(after)
     due = own_step // config.target_interval > (own_step - config.update_every) // config.target_interval
     slow = trees.where(due, params, agent.target_params)
-    metrics = {"grad_norm": trees.norm(grads), "update_ratio": trees.relative_change(agent.params, params)}
+    metrics = {"grad_norm": trees.norm(gradient), "update_ratio": trees.relative_change(before, after)}
     return Agent(params, slow, opt, agent.steps, agent.updates + 1, guard), metrics
