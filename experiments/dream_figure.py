@@ -3,7 +3,7 @@
 ``python -m experiments dream_figure DREAM=runs/a,runs/b gradient=runs/c``: a label and the directories of runs of
 ``python -m experiments dream`` that differ in the seed, or a file that ``--records`` wrote of them. Prints, for the
 last fifth of the run, the mean over tests and seeds with its 95 % t interval over seeds, and how far it is from that of
-the first label.
+the first label; and the same at the end, with what every seed has there.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def main(argv: Sequence[str]) -> int:
         }
         for metric in arguments.metrics
     }
-    rich.console.Console(width=120).print(_table(drawn, arguments.against))
+    screen = rich.console.Console(width=120)
+    screen.print(_late_table(drawn, arguments.against), _last_table(drawn, arguments.against))
     _draw(drawn, out, arguments.against)
     console.say(f"drawn in {out}")
     for label, file in files.items():
@@ -96,7 +97,7 @@ def late(at: np.ndarray, values: np.ndarray) -> np.ndarray:
     return values[at > 0.8 * at[-1]].mean(axis=0)
 
 
-def _table(drawn: Mapping[str, Mapping[str, Any]], against: str) -> rich.table.Table:
+def _late_table(drawn: Mapping[str, Mapping[str, Any]], against: str) -> rich.table.Table:
     shown = rich.table.Table(title=f"Means over the last fifth of the {against}, with 95 % t intervals over seeds")
     for name in ("metric", "runs", "seeds", against, "mean", "minus the first"):
         shown.add_column(name, justify="left" if name in ("metric", "runs") else "right")
@@ -104,17 +105,26 @@ def _table(drawn: Mapping[str, Mapping[str, Any]], against: str) -> rich.table.T
         base = late(*next(iter(group.values())))
         for i, (label, (at, values)) in enumerate(group.items()):
             seeds = late(at, values)
-            middle, low, high = (float(x[0]) for x in mean_interval(seeds[None]))
             gap = mean_difference(seeds, base, paired=False) if i else None
-            shown.add_row(
-                metric,
-                label,
-                str(seeds.size),
-                f"{int(at[-1]):,}",
-                _interval(middle, low, high) if seeds.size > 1 else f"{middle:.3f}",
-                _interval(*gap) if gap else "",
-            )
+            difference = _interval(*gap) if gap else ""
+            shown.add_row(metric, label, str(seeds.size), f"{int(at[-1]):,}", _mean(seeds), difference)
     return shown
+
+
+def _last_table(drawn: Mapping[str, Mapping[str, Any]], against: str) -> rich.table.Table:
+    shown = rich.table.Table(title="At the end, with 95 % t intervals over seeds")
+    for name in ("metric", "runs", against, "mean", "every seed"):
+        shown.add_column(name, justify="left" if name in ("metric", "runs", "every seed") else "right")
+    for metric, group in drawn.items():
+        for label, (at, values) in group.items():
+            each = "  ".join(f"{value:.3f}" for value in values[-1])
+            shown.add_row(metric, label, f"{int(at[-1]):,}", _mean(values[-1]), each)
+    return shown
+
+
+def _mean(seeds: np.ndarray) -> str:
+    middle, low, high = (float(x[0]) for x in mean_interval(seeds[None]))
+    return _interval(middle, low, high) if seeds.size > 1 else f"{middle:.3f}"
 
 
 def _interval(middle: float, low: float, high: float) -> str:

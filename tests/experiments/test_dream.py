@@ -85,16 +85,19 @@ def test_a_figure_that_could_not_be_written_is_refused_before_anything_is_read(t
         dream_figure.main(["DREAM=nowhere", "--out", str(tmp_path / "none" / "figure.png")])
 
 
-def test_late_is_the_last_fifth_and_is_compared_with_the_first_label():
+def test_tables_are_of_the_last_fifth_and_its_difference_to_the_first_label_and_of_the_end():
     trials = np.arange(1, 11) * 100
     values = np.arange(10.0)[:, None] + np.array([[0.0, 2.0]])
     # Of ten tests the last two, 8 and 9.
     np.testing.assert_allclose(dream_figure.late(trials, values), [8.5, 10.5])
-    shown = dream_figure._table({"test/return": {"one": (trials, values), "two": (trials, values + 1.0)}}, "trials")
+    drawn = {"test/return": {"one": (trials, values), "two": (trials, values + 1.0)}}
+    shown = dream_figure._late_table(drawn, "trials")
     means, gaps = (list(shown.columns[i].cells) for i in (4, 5))
     # Two seeds one apart from their mean: half a width of t(0.975, 1) = 12.706.
     assert means[0] == "9.500 [-3.206, 22.206]"
     assert gaps[0] == "" and gaps[1].startswith("1.000 [")
+    ends, means, seeds = (list(dream_figure._last_table(drawn, "trials").columns[i].cells) for i in (2, 3, 4))
+    assert ends[0] == "1,000" and means[0] == "10.000 [-2.706, 22.706]" and seeds[1] == "10.000  12.000"
     assert dream_figure._interval(0.0012, 0.0011, 0.00135) == "0.00120 [0.00110, 0.00135]"
 
 
