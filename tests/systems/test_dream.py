@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxhybrid.context_networks import ContextNetworks, Heads
@@ -298,6 +299,24 @@ def test_slow_parameters_are_copied_every_interval_and_start_as_asked():
     again, _ = dream_updates._stepped(built, "exploration", after, agent.params, jnp.array(32))
     same(again.target_params, again.params)
     assert again.updates == 2 and np.any(again.params["policy"] != agent.params["policy"])
+    # One vector of all layers is clipped and stepped on as the layers are.
+    optimiser = built.optimisers["exploration"]
+    gradient = jax.tree.map(lambda x: 100.0 * x, agent.params)
+    updates, _ = optimiser.update(gradient, optimiser.init(agent.params), agent.params)
+    stepped, _ = dream_updates._stepped(built, "exploration", agent, gradient, jnp.array(16))
+    for name, expected in optax.apply_updates(agent.params, updates).items():
+        np.testing.assert_allclose(stepped.params[name], expected, rtol=1e-6)
+
+
+def test_every_task_of_a_batch_has_noise_of_its_own():
+    built = dream_parts.make_parts(config(noise=0.5), city.make("distraction"))
+    params = {"problem": built.nets.problem.init(KEY)}
+    ids = jnp.full(200, 7)
+    noise = built.told_fn(params, ids, KEY) - built.nets.problem.apply(params["problem"], ids)
+    # Of 12,800 numbers, 64 for each of 200 draws: means and deviations within five of their own deviations.
+    assert float(jnp.std(noise)) == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(2 * noise.size))
+    assert float(jnp.max(jnp.abs(jnp.mean(noise, axis=0)))) < 5 * 0.5 / np.sqrt(200)
+    assert built.told_fn(params, ids[0], KEY).shape == noise[0].shape
 
 
 @pytest.mark.parametrize("swept", ["mix", "surprise", "noise", "inner_rate"])
