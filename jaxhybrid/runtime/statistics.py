@@ -5,6 +5,7 @@ Seeds are the last axis everywhere, as in `curves.Curve`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,8 +55,11 @@ def mean_difference(
     x, y = np.asarray(values), np.asarray(base)
     if min(x.size, y.size) < 2:
         return None
-    test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
-    interval = test.confidence_interval(0.95)
+    with warnings.catch_warnings():
+        # Seeds that all agree have an interval of no width, which is nothing to be warned of.
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
+        interval = test.confidence_interval(0.95)
     return float(x.mean() - y.mean()), float(interval.low), float(interval.high)
 
 

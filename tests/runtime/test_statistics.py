@@ -33,6 +33,14 @@ def test_the_difference_of_means_is_students_or_welchs():
     assert mean_difference([1], [2], paired=True) is None
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("paired", [False, True])
+def test_seeds_that_agree_have_a_difference_of_no_width_and_no_warning(paired):
+    assert mean_difference([1, 1, 1], [3, 3, 3], paired=paired) == (-2, -2, -2)
+    # One group alone: t(0.975, 2 degrees) = 4.303 times its standard error, 1 / sqrt(3).
+    np.testing.assert_allclose(mean_difference([1, 1, 1], [1, 2, 3], paired=paired), [-1, -3.484, 1.484], atol=0.001)
+
+
 def test_the_interquartile_mean_drops_a_quarter_at_each_end():
     # Eight values: two go at each end, (3 + 4 + 5 + 6) / 4 = 4.5. The outliers do not matter.
     assert interquartile_mean(np.array([1e6, 3, 4, 5, 6, 2, 1, 1e6])) == pytest.approx((3 + 4 + 5 + 6) / 4)
