@@ -25,13 +25,21 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, console, outputs
 from jaxhybrid.runtime.statistics import mean_difference, mean_interval
 
-__all__ = ["PANELS", "late", "main"]
+__all__ = ["RETURNS", "late", "main"]
 
-PANELS = {
+RETURNS = {
     "train/return": "meta-train (no random actions)",
     "test/return": "meta-test",
     "collect/return": "meta-train (as played)",
 }
+_TITLES = {
+    **RETURNS,
+    "execution/transition": "the model's error of a step",
+    "execution/disambiguation": "disambiguation loss",
+    "execution/distance": "distance of two embedded states",
+    "execution/explained": "share of the code that is decoded",
+}
+_LOGARITHMIC = ("execution/transition",)
 _REFERENCES = {"knowing the task": 0.8, "walking": 0.3}
 _RETURNS = (-2.1, 1.0)
 
@@ -42,7 +50,7 @@ class Arguments:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """label=directory[,directory ...], one for each curve; a record in the place of directories."""
-    metrics: tuple[str, ...] = tuple(PANELS)
+    metrics: tuple[str, ...] = tuple(RETURNS)
     """One column for each; any name in metrics.jsonl."""
     against: Literal["trials", "steps"] = "trials"
     """What curves are over: trials, or steps of both episodes, between whose tests lines are straight."""
@@ -98,9 +106,8 @@ def late(at: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _late_table(drawn: Mapping[str, Mapping[str, Any]], against: str) -> rich.table.Table:
-    shown = rich.table.Table(title=f"Means over the last fifth of the {against}, with 95 % t intervals over seeds")
-    for name in ("metric", "runs", "seeds", against, "mean", "minus the first"):
-        shown.add_column(name, justify="left" if name in ("metric", "runs") else "right")
+    title = f"Means over the last fifth of the {against}, with 95 % t intervals over seeds"
+    shown = _table(title, "metric", "runs", "seeds", against, "mean", "minus the first")
     for metric, group in drawn.items():
         base = late(*next(iter(group.values())))
         for i, (label, (at, values)) in enumerate(group.items()):
@@ -112,13 +119,20 @@ def _late_table(drawn: Mapping[str, Mapping[str, Any]], against: str) -> rich.ta
 
 
 def _last_table(drawn: Mapping[str, Mapping[str, Any]], against: str) -> rich.table.Table:
-    shown = rich.table.Table(title="At the end, with 95 % t intervals over seeds")
-    for name in ("metric", "runs", against, "mean", "every seed"):
-        shown.add_column(name, justify="left" if name in ("metric", "runs", "every seed") else "right")
+    shown = _table("At the end, with 95 % t intervals over seeds", "metric", "runs", against, "mean", "every seed")
     for metric, group in drawn.items():
         for label, (at, values) in group.items():
-            each = "  ".join(f"{value:.3f}" for value in values[-1])
+            places = _places(float(np.ptp(values[-1])))
+            each = "  ".join(f"{value:.{places}f}" for value in values[-1])
             shown.add_row(metric, label, f"{int(at[-1]):,}", _mean(values[-1]), each)
+    return shown
+
+
+def _table(title: str, *names: str) -> rich.table.Table:
+    shown = rich.table.Table(title=title)
+    for name in names:
+        justify: Literal["left", "right"] = "left" if name in ("metric", "runs", "every seed") else "right"
+        shown.add_column(name, justify=justify, no_wrap=name == "metric")
     return shown
 
 
@@ -128,10 +142,13 @@ def _mean(seeds: np.ndarray) -> str:
 
 
 def _interval(middle: float, low: float, high: float) -> str:
-    """Three decimals, or as many as say how wide the interval is."""
-    width = high - low
-    places = max(3, 1 - int(np.floor(np.log10(width)))) if 0.0 < width < np.inf else 3
+    places = _places(high - low)
     return f"{middle:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+
+
+def _places(width: float) -> int:
+    """Three decimals, or as many as say how far apart numbers are that spread over some width."""
+    return max(3, 1 - int(np.floor(np.log10(width)))) if 0.0 < width < np.inf else 3
 
 
 def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path, against: str) -> None:
@@ -152,7 +169,9 @@ def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path, against: str) -> N
             for (name, value), style in zip(_REFERENCES.items(), ("--", ":")):
                 axis.axhline(value, color="0.5", linestyle=style, linewidth=1, label=name)
             axis.set_ylim(*_RETURNS)  # the interval of two seeds may be wider than what there is
-        axis.set_title(PANELS.get(metric, metric), fontsize=10)
+        if metric in _LOGARITHMIC:
+            axis.set_yscale("log")
+        axis.set_title(_TITLES.get(metric, metric), fontsize=10)
         axis.set_xlabel(against)
         axis.set_ylabel("return" if metric.endswith("/return") else metric)
         axis.grid(True, alpha=0.3)

@@ -99,6 +99,21 @@ def test_tables_are_of_the_last_fifth_and_its_difference_to_the_first_label_and_
     ends, means, seeds = (list(dream_figure._last_table(drawn, "trials").columns[i].cells) for i in (2, 3, 4))
     assert ends[0] == "1,000" and means[0] == "10.000 [-2.706, 22.706]" and seeds[1] == "10.000  12.000"
     assert dream_figure._interval(0.0012, 0.0011, 0.00135) == "0.00120 [0.00110, 0.00135]"
+    small = {"execution/transition": {"one": (trials, 1e-4 * values)}}
+    assert list(dream_figure._last_table(small, "trials").columns[4].cells) == ["0.00090  0.00110"]
+
+
+def test_only_errors_that_shrink_by_orders_of_magnitude_are_drawn_on_a_logarithm(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    curve = np.arange(5.0), np.array([[1.0], [0.3], [0.1], [0.03], [0.01]])
+    drawn = {metric: {"one": curve} for metric in ("execution/transition", "execution/distance", "test/return")}
+    dream_figure._draw(drawn, tmp_path / "figure.png", "trials")
+    assert [axis.get_yscale() for axis in plt.gcf().axes] == ["log", "linear", "linear"]
+    assert plt.gcf().axes[0].get_title() == "the model's error of a step"
+    monkeypatch.undo()
+    plt.close("all")
 
 
 @pytest.mark.parametrize("panels", [1, 3])
