@@ -3,7 +3,8 @@
 ``python -m experiments dream --task distraction --variant gradient --seeds 8``; ``--variant dream`` is the same without
 an extension. ``--preset`` names the other numbers, ``--config.<field>`` changes one of them. ``python -m experiments
 dream_figure`` draws the curves, ``dream_codes`` says what codes tell apart and which task an exploration is taken for,
-``dream_tasks`` how many tasks it takes for explorations that hold for new ones. A run of the paper is 20,000 trials.
+``dream_dynamics`` what a model knows of the city, ``dream_tasks`` how many tasks it takes for explorations that hold
+for new ones. A run of the paper is 20,000 trials.
 """
 
 from __future__ import annotations

@@ -15,9 +15,10 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import rich.console
-import rich.table
 import tyro
 
+from experiments._dream import finished
+from experiments._dream.finished import codes_of
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli
 
@@ -76,15 +77,19 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments dream_codes", description=__doc__)
     if not arguments.runs:
         raise InputError("runs is empty: name at least one.")
-    codes_table = _table("length", "from the mean", "same helpful buses", "same useless buses")
-    codes_table.title = "Codes of the tasks of training: mean squared length, and distance from the mean"
-    tasks_table = _table("tasks", "steps", "ride three", "right", "return", "where right", "where wrong")
-    tasks_table.title = "Explorations of all tasks without random actions, and returns of what follows"
+    codes_table = finished.table(
+        "Codes of the tasks of training: mean squared length, and distance from the mean",
+        *("length", "from the mean", "same helpful buses", "same useless buses"),
+    )
+    tasks_table = finished.table(
+        "Explorations of all tasks without random actions, and returns of what follows",
+        *("tasks", "steps", "ride three", "right", "return", "where right", "where wrong"),
+    )
     for run in arguments.runs:
-        for seed, parts, params in _policies(run):
+        for seed, parts, params in finished.read(run):
             ids = parts.town.train_ids
             row = (run, str(seed))
-            codes_table.add_row(*row, *(f"{x:.2f}" for x in spread(_codes(parts, params, ids), ids)))
+            codes_table.add_row(*row, *(f"{x:.2f}" for x in spread(codes_of(parts, params, ids), ids)))
             found = explored(parts, params)
             new = np.setdiff1d(np.arange(parts.town.num_ids), ids)
             for label, chosen in (("of training", ids), ("new", new)):
@@ -130,7 +135,7 @@ def explored(parts: Any, params: Any) -> Explored:
         return trial.exploration.lengths, three, code, jnp.sum(trial.execution.reward)
 
     steps, three, decoded, returns = map(np.asarray, jax.vmap(play)(jnp.asarray(ids), jnp.asarray(goals)))
-    taken_for = nearest(decoded, _codes(parts, params, town.train_ids), town.train_ids)
+    taken_for = nearest(decoded, codes_of(parts, params, town.train_ids), town.train_ids)
     each = (steps, three, taken_for % ORDERS == ids % ORDERS, returns)
     return Explored(*(x.reshape(town.num_ids, -1).mean(axis=1) for x in each))
 
@@ -163,36 +168,9 @@ def _summary(found: Explored, chosen: np.ndarray) -> tuple[str, ...]:
     return f"{steps.mean():.1f}", *shares, mean(right), mean(1.0 - right)
 
 
-def _table(*names: str) -> rich.table.Table:
-    table = rich.table.Table()
-    table.add_column("run", overflow="fold")
-    for name in ("seed", *names):
-        table.add_column(name, justify="right")
-    return table
-
-
 def _within(codes: np.ndarray, groups: np.ndarray) -> float:
     means = {group: codes[groups == group].mean(axis=0) for group in np.unique(groups)}
     return float(np.mean(np.sum((codes - np.stack([means[group] for group in groups])) ** 2, axis=1)))
-
-
-def _codes(parts: Any, params: Any, ids: np.ndarray) -> np.ndarray:
-    return np.asarray(parts.nets.problem.apply(params["execution"]["problem"], ids))
-
-
-def _policies(run: str) -> list[tuple[int, Any, Any]]:
-    """Seeds of a run, each with the parts of its system and the parameters of its agents."""
-    from jaxhybrid.envs import city
-    from jaxhybrid.runtime import policies, settings
-    from jaxhybrid.systems import dream_parts
-
-    saved = policies.of_run(run)
-    _, config = settings.rebuilt({"study": saved.study, "env": saved.spec["name"], "config": saved.config})
-    if saved.study != "dream" or config.method != "dream":
-        raise InputError(f"run={run!r} has no codes of tasks: name a run of python -m experiments dream.")
-    town = city.make(saved.spec["name"].removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
-    parts = dream_parts.make_parts(config, town)
-    return [(seed, parts, policies.of_seed(saved, seed).params) for seed in saved.seeds]
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ import json
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import dream, dream_codes, dream_figure, dream_tasks
+from experiments import dream, dream_codes, dream_dynamics, dream_figure, dream_tasks
 from experiments._dream import curves
 from jaxhybrid.envs import city
 from jaxhybrid.errors import InputError
+from jaxhybrid.networks import Network
 from jaxhybrid.runtime import policies
 from jaxhybrid.systems import dream as dream_system
 from jaxhybrid.systems import dream_parts
@@ -204,22 +206,24 @@ def test_codes_are_spread_by_what_they_tell_apart():
         dream_codes.main(["nowhere"])
 
 
-def test_codes_are_read_and_explorations_are_taken_for_tasks_from_a_run(tmp_path, capsys):
-    def saved(config, **changed):
-        env, town = dream_system.setting(config, "city/map").env, city.make("map")
-        agents = dream_parts.init_agents(dream_parts.make_parts(config, town), jax.random.key(0))
-        params = {name: agent.params for name, agent in agents.items()}
-        params["execution"] |= changed
-        policies.save(tmp_path, params=params, study="dream", config=vars(config), spec=env.spec, seeds=[3])
-        return params["execution"]
+def saved(run, config, **changed):
+    """Saves agents that have learnt nothing as those of a finished run; returns what the execution agent knows."""
+    env, town = dream_system.setting(config, "city/map").env, city.make("map")
+    agents = dream_parts.init_agents(dream_parts.make_parts(config, town), jax.random.key(0))
+    params = {name: agent.params for name, agent in agents.items()}
+    params["execution"] |= changed
+    policies.save(run, params=params, study="dream", config=vars(config), spec=env.spec, seeds=[3])
+    return params["execution"]
 
+
+def test_codes_are_read_and_explorations_are_taken_for_tasks_from_a_run(tmp_path, capsys):
     problem = {
         "params": {"task": {"embedding": np.eye(24, 32)}, "code": {"kernel": np.eye(32, 64), "bias": np.zeros(64)}}
     }
-    decoder = saved(presets["smoke"])["decoder"]
+    decoder = saved(tmp_path, presets["smoke"])["decoder"]
     # Whatever was explored, the code of task 5 is read.
     decoder["params"]["code"] = {"kernel": np.zeros((128, 64)), "bias": np.eye(64)[5]}
-    saved(presets["smoke"], problem=problem, decoder=decoder)
+    saved(tmp_path, presets["smoke"], problem=problem, decoder=decoder)
     assert dream_codes.main([str(tmp_path)]) == 0
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     codes, tasks = ([cell.strip() for cell in row[2:-1]] for row in lines if row[2].strip())
@@ -228,9 +232,58 @@ def test_codes_are_read_and_explorations_are_taken_for_tasks_from_a_run(tmp_path
     assert tasks[:2] == ["3", "24 of training"] and tasks[4] == f"{1 / 24:.2f}" and 0 < float(tasks[2]) <= 20
     assert tasks[3] == "0.00"  # these agents have not learnt to ride
     assert all(-2.0 <= float(value) <= 0.8 for value in tasks[5:])
-    saved(presets["no-exploration"])
+    saved(tmp_path, presets["no-exploration"])
     with pytest.raises(InputError, match="has no codes"):
         dream_codes.main([str(tmp_path)])
+
+
+def test_a_model_that_has_the_tables_predicts_every_step_and_one_of_another_task_some():
+    config, town = dataclasses.replace(presets["smoke"], shared=True), city.make("distraction")
+    parts = dream_parts.make_parts(config, town)
+    params = {name: agent.params for name, agent in dream_parts.init_agents(parts, jax.random.key(0)).items()}
+    places = [(x, y) for x in range(9) for y in range(9)]
+    ids = np.array([0, 25, 2])
+    after = np.array([[[places.index(moved(p, a, buses(n, True))) for a in range(9)] for p in places] for n in ids])
+    seen = np.array([(*p, int(p in buses(0, True))) for p in places])
+    table = jax.vmap(lambda obs: parts.nets.execution.embed(params["execution"]["policy"], obs))(seen)
+
+    def told(_, x, action, code):
+        place = jnp.argmin(jnp.sum(jnp.square(x[None] - table), axis=-1))
+        return table[jnp.asarray(after)[code[0].astype(int), place, action]]
+
+    latent = parts.models.latent._replace(dynamics=Network(lambda key: {}, told))
+    parts = parts._replace(models=parts.models._replace(latent=latent))
+    own, swapped = (np.array(order)[:, None] * np.ones((1, 64)) for order in ([0, 1, 2], [0, 2, 1]))
+    found = dream_dynamics.predicted(parts, params, ids, own)
+    np.testing.assert_array_equal(found.right, np.ones((3, 3)))
+    np.testing.assert_allclose(found.error, np.zeros((3, 3)), atol=1e-12)
+    found = dream_dynamics.predicted(parts, params, ids, swapped)
+    first, second = buses(25, True), buses(2, True)
+    alike = {place for place in first if first[place] == second[place]}
+    helpful = {(4, 5), (5, 4), (3, 4), (4, 3), (0, 1), (0, 7), (8, 1), (8, 7)}
+    rides = [1.0, len(alike & helpful) / 8, len(alike - helpful) / 8]
+    np.testing.assert_allclose(found.right, [[1.0, 1.0, 1.0], rides, rides])
+    assert 0.0 < rides[1] < 1.0 and 0.0 < rides[2] < 1.0
+    assert ((found.error > 1e-3) == (found.right < 1.0)).all()
+
+
+def test_what_the_model_of_a_run_knows_is_printed_where_there_is_one(tmp_path, capsys):
+    saved(tmp_path, dataclasses.replace(presets["smoke"], shared=True))
+    assert dream_dynamics.main([str(tmp_path)]) == 0
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in row[2:-1]] for row in lines if row[2].strip()]
+    assert [row[:3] for row in rows] == [["3", "24 of training", told] for told in ("code", "exploration")]
+    for row in rows:
+        walks, helpful, useless = row[3:]
+        assert useless == ""  # there are none on the map
+        for cell in (walks, helpful):
+            right, error = map(float, cell.split(", "))
+            assert 0.0 <= right < 0.5 and error > 0.0
+    saved(tmp_path, presets["smoke"])
+    with pytest.raises(InputError, match="has no model that is told the task"):
+        dream_dynamics.main([str(tmp_path)])
+    with pytest.raises(InputError, match="runs is empty"):
+        dream_dynamics.main([])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""Finished runs of DREAM: the agents of every seed, what they were made of, and the codes of their tasks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.table
+
+from jaxhybrid.errors import InputError
+
+__all__ = ["Finished", "codes_of", "read", "table"]
+
+
+class Finished(NamedTuple):
+    """One seed of a run.
+
+    Attributes:
+      seed: its number.
+      parts: of its system, from `systems.dream_parts`.
+      params: of its agents, by name.
+    """
+
+    seed: int
+    parts: Any
+    params: Any
+
+
+def read(run: str) -> list[Finished]:
+    """Returns the seeds of a finished run of ``python -m experiments dream``.
+
+    Raises:
+      InputError: a directory without a policy, or one whose agents have no codes of tasks.
+    """
+    from jaxhybrid.envs import city
+    from jaxhybrid.runtime import policies, settings
+    from jaxhybrid.systems import dream_parts
+
+    saved = policies.of_run(run)
+    _, config = settings.rebuilt({"study": saved.study, "env": saved.spec["name"], "config": saved.config})
+    if saved.study != "dream" or config.method != "dream":
+        raise InputError(f"run={run!r} has no codes of tasks: name a run of python -m experiments dream.")
+    town = city.make(saved.spec["name"].removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
+    parts = dream_parts.make_parts(config, town)
+    return [Finished(seed, parts, policies.of_seed(saved, seed).params) for seed in saved.seeds]
+
+
+def codes_of(parts: Any, params: Any, ids: np.ndarray) -> np.ndarray:
+    """Returns the codes of tasks, without noise, ``[N, CODE]``."""
+    return np.asarray(parts.nets.problem.apply(params["execution"]["problem"], ids))
+
+
+def table(title: str, *names: str) -> rich.table.Table:
+    """Returns a table of numbers of runs and seeds, without rows."""
+    made = rich.table.Table(title=title)
+    made.add_column("run", overflow="fold")
+    for name in ("seed", *names):
+        made.add_column(name, justify="right")
+    return made
