@@ -8,29 +8,18 @@ is decoded lies nearest to the code of a task of training with the same helpful 
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import rich.console
-import tyro
 
 from experiments._dream import finished
 from experiments._dream.finished import codes_of
-from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli
 
 __all__ = ["Explored", "Spread", "explored", "helpful_rides", "main", "nearest", "spread"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What is read."""
-
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Directories of finished runs."""
 
 
 class Spread(NamedTuple):
@@ -74,9 +63,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: no run is named, one that is not finished, or one without codes of tasks.
     """
-    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments dream_codes", description=__doc__)
-    if not arguments.runs:
-        raise InputError("runs is empty: name at least one.")
+    runs = finished.named(argv, study="dream_codes", description=__doc__)
     codes_table = finished.table(
         "Codes of the tasks of training: mean squared length, and distance from the mean",
         *("length", "from the mean", "same helpful buses", "same useless buses"),
@@ -85,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         "Explorations of all tasks without random actions, and returns of what follows",
         *("tasks", "steps", "ride three", "right", "return", "where right", "where wrong"),
     )
-    for run in arguments.runs:
+    for run in runs:
         for seed, parts, params in finished.read(run):
             ids = parts.town.train_ids
             row = (run, str(seed))

@@ -8,14 +8,12 @@ of all states that can be seen the one that follows is embedded nearest to it.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import rich.console
-import tyro
 
 from experiments._dream import finished
 from experiments._dream.finished import codes_of
@@ -25,14 +23,6 @@ from jaxhybrid.runtime import cli
 __all__ = ["KINDS", "Predicted", "explored_codes", "main", "predicted"]
 
 KINDS = ("walks", "helpful buses", "useless buses")
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What is read."""
-
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Directories of finished runs."""
 
 
 class Predicted(NamedTuple):
@@ -56,30 +46,28 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: no run is named, one that is not finished, or one without a model that is told the task.
     """
-    arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments dream_dynamics", description=__doc__)
-    if not arguments.runs:
-        raise InputError("runs is empty: name at least one.")
+    runs = finished.named(argv, study="dream_dynamics", description=__doc__)
     title = "Share of its predictions that are right, and their mean squared error, by what the model is told"
     shown = finished.table(title, "tasks", "told", *KINDS)
-    for run in arguments.runs:
+    for run in runs:
         for seed, parts, params in finished.read(run):
             if parts.models.latent is None:
                 raise InputError(f"run={run!r} has no model that is told the task: name one with shared=True.")
-            town = parts.town
-            known, new = town.train_ids, np.setdiff1d(np.arange(town.num_ids), town.train_ids)
-            rows = [(f"{known.size} of training", "code", known, codes_of(parts, params, known))]
+            known, every = parts.town.train_ids, np.arange(parts.town.num_ids)
+            new = np.setdiff1d(every, known)
+            told = predicted(parts, params, known, codes_of(parts, params, known))
+            shown.add_row(run, str(seed), f"{known.size} of training", "code", *_means(told))
+            read = predicted(parts, params, every, explored_codes(parts, params))
             for label, ids in (("of training", known), ("new", new)):
                 if ids.size:
-                    codes = explored_codes(parts, params, ids)
-                    rows.append((f"{ids.size} {label}", "exploration", ids, codes))
-            for tasks, told, ids, codes in rows:
-                shown.add_row(run, str(seed), tasks, told, *_cells(predicted(parts, params, ids, codes)))
+                    means = _means(Predicted(*(x[ids] for x in read)))
+                    shown.add_row(run, str(seed), f"{ids.size} {label}", "exploration", *means)
     rich.console.Console(width=120).print(shown)
     return 0
 
 
-def explored_codes(parts: Any, params: Any, ids: np.ndarray) -> np.ndarray:
-    """Returns what is decoded of explorations without random actions, a code for each of the tasks, ``[N, CODE]``."""
+def explored_codes(parts: Any, params: Any) -> np.ndarray:
+    """Returns what is decoded of an exploration of every task, without random actions, ``[ids, CODE]``."""
     import jax
     import jax.numpy as jnp
 
@@ -93,7 +81,7 @@ def explored_codes(parts: Any, params: Any, ids: np.ndarray) -> np.ndarray:
         trial = dream_trials.play(parts, params, task, jax.random.key(0), epsilon=(0.0, 0.0))
         return dream_trials.code_of(parts, params, trial.exploration)
 
-    return np.asarray(jax.vmap(play)(jnp.asarray(ids)))
+    return np.asarray(jax.vmap(play)(jnp.arange(parts.town.num_ids)))
 
 
 def predicted(parts: Any, params: Any, ids: np.ndarray, codes: np.ndarray) -> Predicted:
@@ -159,7 +147,7 @@ def _leads(town: Any, ids: np.ndarray, cell: np.ndarray, action: np.ndarray) -> 
     return (action == city.RIDE) & np.any(after != cell, axis=-1)
 
 
-def _cells(found: Predicted) -> list[str]:
+def _means(found: Predicted) -> list[str]:
     means = zip(found.right.mean(axis=0), found.error.mean(axis=0), strict=True)
     return ["" if np.isnan(right) else f"{right:.3f}, {error:.4f}" for right, error in means]
 

@@ -122,8 +122,7 @@ def _last_table(drawn: Mapping[str, Mapping[str, Any]], against: str) -> rich.ta
     shown = _table("At the end, with 95 % t intervals over seeds", "metric", "runs", against, "mean", "every seed")
     for metric, group in drawn.items():
         for label, (at, values) in group.items():
-            places = _places(float(np.ptp(values[-1])))
-            each = "  ".join(f"{value:.{places}f}" for value in values[-1])
+            each = "  ".join(_each(values[-1]))
             shown.add_row(metric, label, f"{int(at[-1]):,}", _mean(values[-1]), each)
     return shown
 
@@ -138,7 +137,13 @@ def _table(title: str, *names: str) -> rich.table.Table:
 
 def _mean(seeds: np.ndarray) -> str:
     middle, low, high = (float(x[0]) for x in mean_interval(seeds[None]))
-    return _interval(middle, low, high) if seeds.size > 1 else f"{middle:.3f}"
+    return _interval(middle, low, high) if seeds.size > 1 else _each(seeds)[0]
+
+
+def _each(seeds: np.ndarray) -> list[str]:
+    """Numbers of seeds, with the digits that tell them apart, or, of a single one, those that it has."""
+    places = _places(float(np.ptp(seeds) if seeds.size > 1 else np.abs(seeds[0])))
+    return [f"{value:.{places}f}" for value in seeds]
 
 
 def _interval(middle: float, low: float, high: float) -> str:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import rich.table
+import tyro
 
 from jaxhybrid.errors import InputError
 
-__all__ = ["Finished", "codes_of", "read", "table"]
+__all__ = ["Finished", "codes_of", "named", "read", "table"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arguments:
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Directories of finished runs."""
 
 
 class Finished(NamedTuple):
@@ -24,6 +33,18 @@ class Finished(NamedTuple):
     seed: int
     parts: Any
     params: Any
+
+
+def named(argv: Sequence[str], *, study: str, description: str | None) -> tuple[str, ...]:
+    """Returns the directories of finished runs that a command line names.
+
+    Raises:
+      InputError: none.
+    """
+    arguments = tyro.cli(_Arguments, args=list(argv), prog=f"python -m experiments {study}", description=description)
+    if not arguments.runs:
+        raise InputError("runs is empty: name at least one.")
+    return arguments.runs
 
 
 def read(run: str) -> list[Finished]:

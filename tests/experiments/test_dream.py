@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import dream, dream_codes, dream_dynamics, dream_figure, dream_tasks
-from experiments._dream import curves
+from experiments._dream import curves, finished
 from jaxhybrid.envs import city
 from jaxhybrid.errors import InputError
 from jaxhybrid.networks import Network
@@ -103,6 +103,8 @@ def test_tables_are_of_the_last_fifth_and_its_difference_to_the_first_label_and_
     assert dream_figure._interval(0.0012, 0.0011, 0.00135) == "0.00120 [0.00110, 0.00135]"
     small = {"execution/transition": {"one": (trials, 1e-4 * values)}}
     assert list(dream_figure._last_table(small, "trials").columns[4].cells) == ["0.00090  0.00110"]
+    alone = {"execution/transition": {"one": (trials, 5e-5 * values[:, :1])}}
+    assert [list(dream_figure._last_table(alone, "trials").columns[i].cells) for i in (3, 4)] == [["0.00045"]] * 2
 
 
 def test_only_errors_that_shrink_by_orders_of_magnitude_are_drawn_on_a_logarithm(tmp_path, monkeypatch):
@@ -232,6 +234,8 @@ def test_codes_are_read_and_explorations_are_taken_for_tasks_from_a_run(tmp_path
     assert tasks[:2] == ["3", "24 of training"] and tasks[4] == f"{1 / 24:.2f}" and 0 < float(tasks[2]) <= 20
     assert tasks[3] == "0.00"  # these agents have not learnt to ride
     assert all(-2.0 <= float(value) <= 0.8 for value in tasks[5:])
+    (_, parts, params), *_ = finished.read(str(tmp_path))
+    np.testing.assert_array_equal(dream_dynamics.explored_codes(parts, params), np.tile(np.eye(64)[5], (24, 1)))
     saved(tmp_path, presets["no-exploration"])
     with pytest.raises(InputError, match="has no codes"):
         dream_codes.main([str(tmp_path)])
