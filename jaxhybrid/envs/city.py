@@ -69,12 +69,13 @@ _STEP_REWARD, _GOAL_REWARD = -0.1, 1.0
 _FOR_TRAINING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "every11": lambda ids: ids % 11 == 0,
     "paper": lambda ids: ids % (ORDERS + 1) == 0,
+    "helpful": lambda ids: ids < ORDERS,
     "swapped": lambda ids: ids % 11 != 0,
 }
 """Splits of 576 ids."""
 _PHASES = ("train", "test")
 
-Split = Literal["every11", "paper", "swapped", "none"]
+Split = Literal["every11", "paper", "helpful", "swapped", "none"]
 Phase = Literal["train", "test"]
 
 
@@ -139,8 +140,9 @@ def make(
         the sides in the order ``id // 24``, and has 576 ids. "map" is vanilla with a fourth component of observations,
         ``id mod 24 + 1`` on the cell (7, 3) and 0 elsewhere; "combination" is distraction with it.
       split: which of 576 ids are for training: "every11" every eleventh, 53 of them, as released; "paper" 24, as many
-        as the paper says, every 25th, which are all orders of either kind once (it does not say which); "swapped" the
-        523 that are released for testing, so many that only helpful buses tell where these lead; "none" all, for
+        as the paper says, every 25th, which are all orders of either kind once (it does not say which); "helpful" 24
+        as well, all orders of helpful buses with one of useless ones, which tell nothing of the task then; "swapped"
+        the 523 that are released for testing, so many that only helpful buses tell where these lead; "none" all, for
         training and testing. None is what was released: "every11" of 576 ids, "none" of 24.
       hidden_goal: whether exploration ends at a goal that the explorer does not see, as released.
       terminal_limit: see `City`; True as released, since 20 steps are part of the problem. False leaves it to be

@@ -27,7 +27,7 @@ class Config:
     """Trials between two tests, one iteration."""
     parallel_trials: int = 20
     """Trials that are played side by side, with the networks of their start; the updates that they pay for follow."""
-    split: Literal["every11", "paper", "swapped", "none"] | None = None
+    split: Literal["every11", "paper", "helpful", "swapped", "none"] | None = None
     """Which tasks are for training; None as released, see `envs.city.make`."""
     hidden_goal: bool = False
     """As released: a corner that the explorer is not told of ends its episode."""

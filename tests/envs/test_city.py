@@ -143,6 +143,8 @@ def test_splits():
     assert released.train_ids.tolist() == list(range(0, 576, 11)) and len(released.train_ids) == 53
     assert len(released.test_ids) == 523 and not set(released.test_ids) & set(released.train_ids)
     assert len(paper.train_ids) == 24 and len(paper.test_ids) == 552
+    helpful = city.make("distraction", split="helpful")
+    assert helpful.train_ids.tolist() == list(range(24)) and helpful.test_ids.tolist() == list(range(24, 576))
     swapped = city.make("distraction", split="swapped")
     np.testing.assert_array_equal(swapped.train_ids, released.test_ids)
     np.testing.assert_array_equal(swapped.test_ids, released.train_ids)
