@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -31,7 +32,13 @@ class Guard(NamedTuple):
 
 
 def apply_if_finite(
-    optimiser: optax.GradientTransformation, grads: PyTree, state: PyTree, params: PyTree, guard: Guard
+    optimiser: optax.GradientTransformation,
+    grads: PyTree,
+    state: PyTree,
+    params: PyTree,
+    guard: Guard,
+    *,
+    bounded: bool = False,
 ) -> tuple[PyTree, PyTree, Guard]:
     """Takes an optimiser step unless a new parameter or the gradient's squared length is NaN or infinite.
 
@@ -44,14 +51,25 @@ def apply_if_finite(
       state: optimiser state.
       params: parameters.
       guard: counts so far.
+      bounded: the optimiser makes finite steps of all finite gradients, as one does that clips their length and divides
+        by their size. The gradient alone is asked then, and the step is taken, or not, in the place of what was there;
+        otherwise old and new numbers are kept until it is known which to return. Vectorised, both do the latter.
 
     Returns:
       ``(params, state, guard)``.
     """
-    updates, new_state = optimiser.update(grads, state, params)
-    new_params = optax.apply_updates(params, updates)
+
+    def stepped() -> tuple[PyTree, PyTree]:
+        updates, new_state = optimiser.update(grads, state, params)
+        return optax.apply_updates(params, updates), new_state
+
     # That length is there already where gradients are clipped by it.
-    finite = jnp.isfinite(trees.norm(grads)) & trees.all_finite(new_params)
+    finite = jnp.isfinite(trees.norm(grads))
+    if bounded:
+        new_params, new_state = jax.lax.cond(finite, stepped, lambda: (params, state))
+    else:
+        after = stepped()
+        finite &= trees.all_finite(after[0])
+        new_params, new_state = trees.where(finite, after, (params, state))
     refused = (~finite).astype(jnp.int32)
-    params, state = trees.where(finite, (new_params, new_state), (params, state))
-    return params, state, Guard(guard.refused + refused, (guard.streak + 1) * refused)
+    return new_params, new_state, Guard(guard.refused + refused, (guard.streak + 1) * refused)

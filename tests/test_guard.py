@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,9 @@ PARAMS = {"w": jnp.array([1.0, 2.0]), "b": jnp.array(0.5)}
 GOOD = {"w": jnp.array([0.3, -0.1]), "b": jnp.array(1.0)}
 
 
-@pytest.fixture(scope="module")
-def apply():
-    return jax.jit(lambda grads, opt, params, guard: apply_if_finite(ADAM, grads, opt, params, guard))
+@pytest.fixture(scope="module", params=[False, True], ids=["any", "bounded"])
+def apply(request):
+    return jax.jit(partial(apply_if_finite, ADAM, bounded=request.param))
 
 
 def test_finite_updates_are_those_of_the_optimiser(apply):

@@ -194,9 +194,9 @@ def _stepped(parts: Parts, name: str, agent: Agent, grads: PyTree, own_step: Arr
     config = parts.config
     # All layers as one vector: one pass over the memory in the place of one for each of them.
     (before, shaped), (gradient, _) = ravel_pytree(agent.params), ravel_pytree(grads)
-    after, opt, guard = apply_if_finite(parts.optimisers[name], gradient, agent.opt, before, agent.guard)
+    after, opt, guard = apply_if_finite(parts.optimisers[name], gradient, agent.opt, before, agent.guard, bounded=True)
     params = shaped(after)
     due = own_step // config.target_interval > (own_step - config.update_every) // config.target_interval
-    slow = trees.where(due, params, agent.target_params)
+    slow = jax.lax.cond(due, lambda: params, lambda: agent.target_params)
     metrics = {"grad_norm": trees.norm(gradient), "update_ratio": trees.relative_change(before, after)}
     return Agent(params, slow, opt, agent.steps, agent.updates + 1, guard), metrics
