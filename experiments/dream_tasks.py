@@ -149,7 +149,7 @@ def _draw(named: dict[str, dict[str, Any]], drawn: dict[str, list[Any]], path: P
     axes[1].axhline(10.0, color="0.5", linestyle="--", linewidth=1, label="three helpful buses")
     handles, labels = axes[1].get_legend_handles_labels()
     title = "shortest exploration of the tasks of training; bands are 95 % t intervals of the mean over sets"
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, title=title, title_fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, title=title, title_fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
