@@ -40,6 +40,16 @@ def test_refused_updates_change_nothing_and_are_counted_for_ever(apply, bad):
     assert params["b"] != before[0]["b"]
 
 
+@pytest.mark.parametrize(("size", "refused"), [(1e18, 0), (1e30, 1)])
+def test_clipped_steps_of_adam_are_bounded(size, refused):
+    clipped = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-4))
+    grads = jax.tree.map(lambda x: size * x, GOOD)
+    params, opt, guard = apply_if_finite(clipped, grads, clipped.init(PARAMS), PARAMS, Guard.new(), bounded=True)
+    assert guard == (refused, refused)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((params, opt)))
+    assert (params["b"] != PARAMS["b"]) == (not refused)
+
+
 def test_an_overflowing_parameter_is_refused_too():
     sgd = optax.sgd(1e30)
     params, _, guard = apply_if_finite(

@@ -39,7 +39,7 @@ def named(argv: Sequence[str], *, study: str, description: str | None) -> tuple[
     """Returns the directories of finished runs that a command line names.
 
     Raises:
-      InputError: none.
+      InputError: it names none.
     """
     arguments = tyro.cli(_Arguments, args=list(argv), prog=f"python -m experiments {study}", description=description)
     if not arguments.runs:
