@@ -69,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
     config = study.config
     if config.trials % config.parallel_trials:
         raise InputError(f"trials={config.trials} must be a multiple of {config.parallel_trials}.")
+    if not config.variants:
+        raise InputError("variants is empty: name at least one.")
     for variant in config.variants:
         if variant not in VARIANTS:
             raise unknown("variants", variant, VARIANTS)

@@ -57,7 +57,7 @@ def _with_words(argv: Sequence[str]) -> list[str]:
     parser.add_argument("--variant")
     given, rest = parser.parse_known_args(argv)
     if given.task is not None:
-        if "--env" in rest:
+        if any(argument.partition("=")[0] == "--env" for argument in rest):
             raise InputError(f"task={given.task!r} and --env both name the environment: give one of them.")
         rest = [*rest, "--env", f"city/{given.task}"]
     if given.variant is None:

@@ -39,7 +39,7 @@ class Spread(NamedTuple):
 
 
 class Explored(NamedTuple):
-    """What the agents make of every task, in the mean over all goals, ``[ids]`` each.
+    """What the agents make of every task with every goal, ``[ids, goals]`` each.
 
     Attributes:
       steps: of exploration.
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     for run in runs:
         for seed, parts, params in finished.read(run):
             ids = parts.town.train_ids
-            row = (run, str(seed))
+            row = (run, seed)
             codes_table.add_row(*row, *(f"{x:.2f}" for x in spread(codes_of(parts, params, ids), ids)))
             found = explored(parts, params)
             new = np.setdiff1d(np.arange(parts.town.num_ids), ids)
@@ -124,7 +124,7 @@ def explored(parts: Any, params: Any) -> Explored:
     steps, three, decoded, returns = map(np.asarray, jax.vmap(play)(jnp.asarray(ids), jnp.asarray(goals)))
     taken_for = nearest(decoded, codes_of(parts, params, town.train_ids), town.train_ids)
     each = (steps, three, taken_for % ORDERS == ids % ORDERS, returns)
-    return Explored(*(x.reshape(town.num_ids, -1).mean(axis=1) for x in each))
+    return Explored(*(x.reshape(town.num_ids, -1) for x in each))
 
 
 def helpful_rides(obs: Any, action: Any) -> Any:
@@ -148,11 +148,11 @@ def nearest(codes: np.ndarray, known: np.ndarray, ids: np.ndarray) -> np.ndarray
 def _summary(found: Explored, chosen: np.ndarray) -> tuple[str, ...]:
     steps, three, right, returns = (x[chosen] for x in found)
 
-    def mean(share: np.ndarray) -> str:
-        return f"{np.average(returns, weights=share):.2f}" if share.any() else ""
+    def mean(where: np.ndarray) -> str:
+        return f"{returns[where].mean():.2f}" if where.any() else ""
 
     shares = (f"{x.mean():.2f}" for x in (three, right, returns))
-    return f"{steps.mean():.1f}", *shares, mean(right), mean(1.0 - right)
+    return f"{steps.mean():.1f}", *shares, mean(right), mean(~right)
 
 
 def _within(codes: np.ndarray, groups: np.ndarray) -> float:

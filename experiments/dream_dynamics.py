@@ -56,12 +56,12 @@ def main(argv: Sequence[str]) -> int:
             known, every = parts.town.train_ids, np.arange(parts.town.num_ids)
             new = np.setdiff1d(every, known)
             told = predicted(parts, params, known, codes_of(parts, params, known))
-            shown.add_row(run, str(seed), f"{known.size} of training", "code", *_means(told))
+            shown.add_row(run, seed, f"{known.size} of training", "code", *_means(told))
             read = predicted(parts, params, every, explored_codes(parts, params))
             for label, ids in (("of training", known), ("new", new)):
                 if ids.size:
                     means = _means(Predicted(*(x[ids] for x in read)))
-                    shown.add_row(run, str(seed), f"{ids.size} {label}", "exploration", *means)
+                    shown.add_row(run, seed, f"{ids.size} {label}", "exploration", *means)
     rich.console.Console(width=120).print(shown)
     return 0
 

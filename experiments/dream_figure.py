@@ -79,9 +79,13 @@ def main(argv: Sequence[str]) -> int:
         label, equals, listed = item.partition("=")
         if not (label and equals and listed):
             raise InputError(f"runs={item!r} is not of the form label=directory.")
+        if label in groups:
+            raise InputError(f"runs={item!r} has a label that is given before: put its directories behind that one.")
         groups[label] = [Path(directory).expanduser() for directory in listed.split(",")]
     if not groups:
         raise InputError("runs is empty: name at least one.")
+    if not arguments.metrics:
+        raise InputError("metrics is empty: name at least one.")
     files = {} if arguments.records is None else curves.new_files(arguments.records, groups)
     logged = {label: curves.read(label, paths) for label, paths in groups.items()}
     drawn = {

@@ -22,15 +22,15 @@ class _Arguments:
 
 
 class Finished(NamedTuple):
-    """One seed of a run.
+    """One seed of a run, of a sweep with one of its numbers.
 
     Attributes:
-      seed: its number.
+      seed: its number, and the swept numbers.
       parts: of its system, from `systems.dream_parts`.
       params: of its agents, by name.
     """
 
-    seed: int
+    seed: str
     parts: Any
     params: Any
 
@@ -53,17 +53,22 @@ def read(run: str) -> list[Finished]:
     Raises:
       InputError: a directory without a policy, or one whose agents have no codes of tasks.
     """
+    from jaxhybrid.runtime import policies
+
+    return [_finished(run, member) for member in policies.members(policies.of_run(run))]
+
+
+def _finished(run: str, saved: Any) -> Finished:
     from jaxhybrid.envs import city
-    from jaxhybrid.runtime import policies, settings
+    from jaxhybrid.runtime import settings
     from jaxhybrid.systems import dream_parts
 
-    saved = policies.of_run(run)
     _, config = settings.rebuilt({"study": saved.study, "env": saved.spec["name"], "config": saved.config})
     if saved.study != "dream" or config.method != "dream":
         raise InputError(f"run={run!r} has no codes of tasks: name a run of python -m experiments dream.")
     town = city.make(saved.spec["name"].removeprefix("city/"), split=config.split, hidden_goal=config.hidden_goal)
-    parts = dream_parts.make_parts(config, town)
-    return [Finished(seed, parts, policies.of_seed(saved, seed).params) for seed in saved.seeds]
+    swept = (f"{name}={value}" for name, value in saved.facts["numbers"][0].items())
+    return Finished(" ".join([str(saved.seeds[0]), *swept]), dream_parts.make_parts(config, town), saved.params)
 
 
 def codes_of(parts: Any, params: Any, ids: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from jaxhybrid.runtime import settings
 from jaxhybrid.runtime.records import jsonable
 from jaxhybrid.types import Array, Env, EnvSpec, HostEnv, Key, PyTree, Setting
 
-__all__ = ["SavedPolicy", "act_fn", "environment", "export", "join", "load", "of_run", "of_seed", "save"]
+__all__ = ["SavedPolicy", "act_fn", "environment", "export", "join", "load", "members", "of_run", "of_seed", "save"]
 
 _PACKAGES = ("jaxhybrid", "jax", "flax", "numpy")
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -165,8 +165,26 @@ def of_run(directory: Path | str) -> SavedPolicy:
     return load(found)
 
 
+def members(policy: SavedPolicy) -> list[SavedPolicy]:
+    """Returns the policy of every member of a run: of each seed, and of a sweep with each of its numbers in ``config``.
+
+    Args:
+      policy: of any seeds.
+    """
+    count, numbers = len(policy.seeds), policy.facts.get("numbers")
+    if not (isinstance(numbers, list) and len(numbers) == count and all(isinstance(each, dict) for each in numbers)):
+        numbers = [{}] * count
+    arrays = [policy.params] if count == 1 else [jax.tree.map(lambda x, i=i: x[i], policy.params) for i in range(count)]
+    return [
+        policy._replace(
+            params=params, config=policy.config | own, seeds=[seed], facts=policy.facts | {"numbers": [own]}
+        )
+        for params, own, seed in zip(arrays, numbers, policy.seeds, strict=True)
+    ]
+
+
 def of_seed(policy: SavedPolicy, seed: int | None = None) -> SavedPolicy:
-    """Returns the policy of one training seed, by default the first.
+    """Returns the policy of one training seed, by default the first; of a sweep, the one with its first numbers.
 
     Raises:
       InputError: it was not trained with that seed.
@@ -174,10 +192,7 @@ def of_seed(policy: SavedPolicy, seed: int | None = None) -> SavedPolicy:
     seed = policy.seeds[0] if seed is None else seed
     if seed not in policy.seeds:
         raise InputError(f"seed={seed} was not trained: choose one of {', '.join(map(str, policy.seeds))}.")
-    params = policy.params
-    if len(policy.seeds) > 1:
-        params = jax.tree.map(lambda leaf: leaf[policy.seeds.index(seed)], params)
-    return policy._replace(params=params, seeds=[seed])
+    return next(member for member in members(policy) if member.seeds == [seed])
 
 
 def act_fn(policy: SavedPolicy) -> Callable[..., Array]:

@@ -180,15 +180,20 @@ def _executor_learns(
         by_id = tasks.by_id[jnp.searchsorted(ends, own_step)]
         return dream_updates.execution_update(parts, agents | {"execution": agent}, batch, by_id, own_step, noise_key)
 
+    return _updates(config, "execution", agent, update, lengths, _executor_starts(config, store, agent, lengths), key)
+
+
+def _executor_starts(config: Config, store: Store, agent: Agent, lengths: Array) -> Array:
+    """Whether there is enough to learn execution from: trials with a memory, and else steps; boolean ``[]``."""
     stored = store.added if config.recurrent else agent.steps + jnp.sum(lengths, dtype=jnp.int32)
-    return _updates(config, "execution", agent, update, lengths, stored >= config.execution_starts, key)
+    return stored >= config.execution_starts
 
 
 def _model_learns(
     parts: Parts, agents: dict[str, Agent], store: Store, played: tuple[Task, Trial], key: Key
 ) -> tuple[Agent, dict[str, Sum]]:
     """Updates of the model that is adapted, as often as those of the execution agent, whose steps it predicts."""
-    config = parts.config
+    config, agent = parts.config, agents["dynamics"]
 
     def update(agent: Agent, own_step: Array, key: Key) -> tuple[Agent, dict[str, Array]]:
         sample_key, loss_key = jax.random.split(key)
@@ -196,8 +201,7 @@ def _model_learns(
         return dream_updates.dynamics_update(parts, agents | {"dynamics": agent}, trials, own_step, loss_key)
 
     lengths = played[1].execution.lengths
-    learning = agents["dynamics"].steps + jnp.sum(lengths) >= config.execution_starts
-    return _updates(config, "dynamics", agents["dynamics"], update, lengths, learning, key)
+    return _updates(config, "dynamics", agent, update, lengths, _executor_starts(config, store, agent, lengths), key)
 
 
 def _sampled(config: Config, store: Store, step_ends: Array, key: Key) -> tuple[Trial, Episode]:
@@ -326,7 +330,7 @@ def _action_entropy(episodes: Episode) -> Array:
 
 
 def _informative(episodes: Episode) -> Array:
-    """Share of the steps that tell tasks apart: rides that lead somewhere."""
+    """Number of the steps that tell tasks apart, rides that lead somewhere, ``[]``."""
     moved = jnp.any(episodes.obs[:, 1:] != episodes.obs[:, :-1], axis=-1)
     return jnp.sum(episodes.mask * (moved & (episodes.action == city.RIDE)))
 

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import jax
 
+from jaxhybrid.context_layers import CODE
 from jaxhybrid.envs import city
 from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.estimators.signal import check_parts
+from jaxhybrid.planning.tree import tree_size
 
 __all__ = ["VARIANTS", "Config", "checked", "presets", "used"]
 
@@ -35,7 +37,8 @@ class Config:
     """Whether every seed meets tasks of its own, or, as released, all the same ones."""
 
     observation: Literal["integers", "picture"] = "integers"
-    """What the networks see: the numbers of an observation, or a small picture of the city, which has to be read."""
+    """What the agents see: the numbers of an observation, or a small picture of the city, which has to be read. The
+    instruction, and what the model predicts whose gradients are read, are numbers in either case."""
     method: Literal["dream", "no_exploration", "rl2"] = "dream"
     """What learns: both agents; the execution agent alone, which is told nothing of the task; or one agent with a
     memory for both episodes, E-RL2."""
@@ -133,6 +136,8 @@ _NOT_NEGATIVE = (
     "plan_depth",
     "surprise",
 )
+_MEMORY = 2**31
+"""Bytes that planned states may take."""
 _UNIT = ("gamma", "epsilon_start", "epsilon_end", "mix")
 _CHOICES = {
     "task_order": ("random", "released"),
@@ -166,11 +171,11 @@ def checked(config: Config, env: str) -> Config:
         if getattr(config, name) not in choices:
             raise unknown(name, getattr(config, name), choices)
     for name in _POSITIVE:
-        if not getattr(config, name) > 0:
-            raise InputError(f"{name}={getattr(config, name)} must be positive.")
+        if not 0 < getattr(config, name) < math.inf:
+            raise InputError(f"{name}={getattr(config, name)} must be positive and finite.")
     for name in _NOT_NEGATIVE:
         if not 0 <= getattr(config, name) < math.inf:
-            raise InputError(f"{name}={getattr(config, name)} must be 0 or more.")
+            raise InputError(f"{name}={getattr(config, name)} must be 0 or more, and finite.")
     for name in _UNIT:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise InputError(f"{name}={getattr(config, name)} must lie in [0, 1].")
@@ -203,6 +208,27 @@ def _check_extensions(config: Config) -> None:
         raise InputError("shared=True is for an execution policy without a memory: use recurrent=False.")
     if config.mix > 0.0 and not config.shared:
         raise InputError(f"mix={config.mix} mixes the steps of a model that is not there: add shared=True.")
+    if config.plan_depth > 0 and config.dueling_mean == "batch":
+        raise InputError(
+            f"plan_depth={config.plan_depth} compares values of different states, whose advantages "
+            "dueling_mean='batch' does not centre: use dueling_mean='state'."
+        )
+    _check_plans(config)
+
+
+def _check_plans(config: Config) -> None:
+    """Refuses plans that do not fit into the memory, of all trials that are played side by side."""
+    trials, num_actions = max(config.parallel_trials, 2 * config.test_trials), len(city.ACTIONS)
+
+    def size(depth: int) -> int:
+        return trials * tree_size(num_actions, num_actions, depth) * CODE * 4  # bytes of a float32
+
+    if size(config.plan_depth) > _MEMORY:
+        fits = max(depth for depth in range(config.plan_depth) if size(depth) <= _MEMORY)
+        raise InputError(
+            f"plan_depth={config.plan_depth} makes {size(config.plan_depth) / 2**30:,.1f} GiB of states for {trials} "
+            f"trials side by side, and {_MEMORY / 2**30:.0f} GiB are allowed: use {fits} or less."
+        )
 
 
 VARIANTS: dict[str, dict[str, object]] = {

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.filterwarnings("default")
     ("arguments", "field"),
     [
         (["--variants", "gradints"], "variants='gradints'"),
+        (["--variants"], "variants is empty"),
         (["--seeds", "0"], "seeds=0"),
         (["--trials", "30"], "trials=30 must be a multiple of 20"),
     ],

@@ -28,6 +28,9 @@ pytestmark = pytest.mark.filterwarnings("default")
     [
         (["--variant", "gradints"], "variant='gradints'"),
         (["--task", "map", "--env", "city/map"], "task='map'"),
+        (["--task", "map", "--env=city/map"], "task='map'"),
+        (["--preset", "smoke", "--variant", "planning", "--config.plan-depth", "9"], "plan_depth=9"),
+        (["--preset", "smoke", "--config.learning-rate", "inf"], "learning_rate=inf"),
         (["--task", "maps", "--preset", "smoke"], "city/maps"),
         (["--env", "pendulum", "--preset", "smoke"], "has no trials"),
         (["--preset", "smoke", "--config.parallel-trials", "3"], "parallel_trials=3"),
@@ -80,6 +83,22 @@ def test_a_figure_of_nothing_is_refused(given, tmp_path):
     with pytest.raises((InputError, SystemExit)):
         dream_figure.main([*given, "--out", str(tmp_path / "figure.png")])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_label_given_twice_and_a_figure_without_metrics_are_refused(tmp_path):
+    out = ["--out", str(tmp_path / "figure.png")]
+    with pytest.raises(InputError, match="runs='A=runs/b' has a label that is given before"):
+        dream_figure.main(["A=runs/a", "A=runs/b", *out])
+    with pytest.raises(InputError, match="metrics is empty"):
+        dream_figure.main(["A=runs/a", *out, "--metrics"])
+
+
+def test_the_numbers_of_a_sweep_are_no_seeds(tmp_path):
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"format": 1, "identity": {"sweep": {"noise": [0.1, 0.3]}}, "sessions": [{}]})
+    )
+    with pytest.raises(InputError, match="is a sweep"):
+        curves.read("DREAM", [tmp_path])
 
 
 def test_a_figure_that_could_not_be_written_is_refused_before_anything_is_read(tmp_path):
@@ -208,13 +227,17 @@ def test_codes_are_spread_by_what_they_tell_apart():
         dream_codes.main(["nowhere"])
 
 
-def saved(run, config, **changed):
+def saved(run, config, *, seeds=(3,), facts=None, **changed):
     """Saves agents that have learnt nothing as those of a finished run; returns what the execution agent knows."""
     env, town = dream_system.setting(config, "city/map").env, city.make("map")
     agents = dream_parts.init_agents(dream_parts.make_parts(config, town), jax.random.key(0))
     params = {name: agent.params for name, agent in agents.items()}
     params["execution"] |= changed
-    policies.save(run, params=params, study="dream", config=vars(config), spec=env.spec, seeds=[3])
+    if len(seeds) > 1:
+        params = jax.tree.map(lambda x: np.stack([x + i for i in range(len(seeds))]), params)
+    policies.save(
+        run, params=params, study="dream", config=vars(config), spec=env.spec, seeds=list(seeds), **(facts or {})
+    )
     return params["execution"]
 
 
@@ -239,6 +262,27 @@ def test_codes_are_read_and_explorations_are_taken_for_tasks_from_a_run(tmp_path
     saved(tmp_path, presets["no-exploration"])
     with pytest.raises(InputError, match="has no codes"):
         dream_codes.main([str(tmp_path)])
+
+
+def test_every_member_of_a_sweep_is_read_with_its_numbers(tmp_path):
+    knows = saved(tmp_path, presets["smoke"], seeds=[0, 0], facts={"numbers": [{"noise": 0.1}, {"noise": 0.3}]})
+    first, second = finished.read(str(tmp_path))
+    assert (first.seed, second.seed) == ("0 noise=0.1", "0 noise=0.3")
+    assert (first.parts.config.noise, second.parts.config.noise) == (0.1, 0.3)
+    for i, each in enumerate((first, second)):
+        jax.tree.map(
+            lambda x, y, i=i: np.testing.assert_array_equal(x, y[i]),
+            each.params["execution"]["problem"],
+            knows["problem"],
+        )
+
+
+def test_what_follows_an_exploration_is_told_apart_by_goal():
+    right = np.array([[True, True, True, False], [True, True, False, False]])
+    returns = np.where(right, 0.8, -2.0)
+    found = dream_codes.Explored(np.full((2, 4), 5), right, right, returns)
+    assert dream_codes._summary(found, np.array([0])) == ("5.0", "0.75", "0.75", "0.10", "0.80", "-2.00")
+    assert dream_codes._summary(found, np.array([0, 1]))[2:] == ("0.62", "-0.25", "0.80", "-2.00")
 
 
 def test_a_model_that_has_the_tables_predicts_every_step_and_one_of_another_task_some():

@@ -117,6 +117,19 @@ def test_each_seed_is_a_policy(tmp_path):
         policies.act_fn(loaded)
 
 
+def test_every_member_of_a_sweep_is_a_policy_with_its_numbers(tmp_path):
+    numbers = [{"gamma": 0.9}, {"gamma": 0.99}]
+    loaded = policies.load(save(tmp_path / "policy", seeds=(3, 3), numbers=numbers))
+    members = policies.members(loaded)
+    assert [(one.seeds, one.config["gamma"], one.facts["numbers"]) for one in members] == [
+        ([3], 0.9, numbers[:1]),
+        ([3], 0.99, numbers[1:]),
+    ]
+    for i, one in enumerate(members):
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x, y[i]), one.params, loaded.params)
+    assert policies.of_seed(loaded, 3).config["gamma"] == 0.9
+
+
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_an_exported_program_gives_the_same_actions_for_every_batch_size(tmp_path, deterministic):
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +129,7 @@ def test_agents_that_learn_on_devices_of_their_own_learn_the_same_to_the_bit(tmp
         ({"method": "no_exploration"}, {"exploration", "execution"}),
         ({"method": "rl2", "recurrent": True}, {"execution"}),
         (
-            {"gradient": "augment", "dueling_mean": "batch", "target_context": "id"} | VARIANTS["planning-mixed"],
+            {"gradient": "augment", "target_context": "id"} | VARIANTS["planning-mixed"],
             {"exploration", "execution", "dynamics"},
         ),
         ({"observation": "picture", "recurrent": True}, {"exploration", "execution"}),
@@ -208,6 +209,62 @@ def test_the_temporal_difference_by_hand(mean):
     loss, _ = dream_losses.td_loss(config(dueling_mean=mean), fast, slow, episodes, reward, jnp.array(2.5))
     centre = {"state": lambda whole, own: own.mean(), "batch": lambda whole, own: whole.mean()}[mean]
     assert float(loss) == pytest.approx(by_hand(fast, slow, episodes, reward, centre), rel=1e-4)
+
+
+def with_slow(agents):
+    """The same agents with slow parameters of their own, so that these cannot be taken for the fast ones."""
+
+    def moved(agent, key):
+        leaves, tree = jax.tree.flatten(agent.params)
+        keys = jax.random.split(key, len(leaves))
+        slow = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
+        return agent._replace(target_params=jax.tree.unflatten(tree, slow))
+
+    keys = jax.random.split(jax.random.key(7), len(agents))
+    return {name: moved(agent, key) for (name, agent), key in zip(agents.items(), keys)}
+
+
+@pytest.mark.parametrize("target_context", ["matched", "id"])
+def test_an_update_bootstraps_from_slow_values_in_the_context_that_is_asked_for(target_context):
+    agents, _, play = recorded()
+    trials, agents, built = play(agents, 0.9), with_slow(agents), parts()
+    execute = updates(**({} if target_context == "matched" else {"target_context": "id"}))[1]
+    agent, episodes = agents["execution"], trials.execution
+    fast_key, slow_key, _ = jax.random.split(KEY, 3)
+    explored = trials.exploration.lengths
+
+    def heads(params, by_id, key):
+        told = built.told_fn(params, trials.task_id, key)
+        read = jax.vmap(partial(built.nets.decoder.apply, params["decoder"]))(*trials.exploration[:2])
+        code = told if by_id else jnp.stack([codes[n] for codes, n in zip(read, explored)])
+        return built.nets.execution.apply(params["policy"], episodes.obs, trials.goal, code)
+
+    def expected(by_id):
+        slow = heads(agent.target_params, by_id or target_context == "id", slow_key)
+        fast = heads(agent.params, by_id, fast_key)
+        return by_hand(fast, slow, episodes, episodes.reward, lambda batch, own: own.mean())
+
+    for by_id in (True, False):
+        found = execute(agents, (trials, episodes), jnp.array(by_id), jnp.array(16), KEY)[1]["td"]
+        assert float(found) == pytest.approx(expected(by_id), rel=1e-3)
+
+
+def test_an_update_of_the_explorer_bootstraps_from_its_slow_values():
+    agents, _, play = recorded()
+    trials, agents, built = play(agents, 0.9), with_slow(agents), parts()
+    agent, known, episodes = agents["exploration"], agents["execution"].params, trials.exploration
+    previous = dream_trials.previous_actions(episodes)
+    fast, slow = (
+        built.nets.exploration.apply(params["policy"], episodes.obs, previous)
+        for params in (agent.params, agent.target_params)
+    )
+    read = jax.vmap(partial(built.nets.decoder.apply, known["decoder"]))(*episodes[:2])
+    told = built.nets.problem.apply(known["problem"], trials.task_id)
+    errors = np.sum(np.square(np.asarray(read) - np.asarray(told)[:, None]), axis=-1)
+    reward = errors[:, :-1] - errors[:, 1:] - 0.1
+    found = updates()[0](agents, trials, jnp.array(16))[1]["td"]
+    wanted = by_hand(fast, slow, episodes, reward, lambda batch, own: own.mean())
+    assert float(found) == pytest.approx(wanted, rel=1e-3)
 
 
 def spoilt(trials):
@@ -306,6 +363,124 @@ def test_slow_parameters_are_copied_every_interval_and_start_as_asked():
     stepped, _ = dream_updates._stepped(built, "exploration", agent, gradient, jnp.array(16))
     for name, expected in optax.apply_updates(agent.params, updates).items():
         np.testing.assert_allclose(stepped.params[name], expected, rtol=1e-6)
+
+
+def test_random_actions_fall_linearly_with_the_steps_of_the_agent_that_acts(monkeypatch):
+    seen = []
+    monkeypatch.setattr(dream.dream_trials, "play", lambda *_, epsilon: seen.append(epsilon))
+    built = SimpleNamespace(config=config(epsilon_start=0.8, epsilon_end=0.2))  # over 100 steps
+    for explorer, executor, shares in ((0, 50, (0.8, 0.5)), (25, 100, (0.65, 0.2)), (1000, 0, (0.2, 0.8))):
+        steps = {"exploration": explorer, "execution": executor}
+        agents = {name: SimpleNamespace(params=None, steps=jnp.array(n)) for name, n in steps.items()}
+        dream._play(built, agents, None, KEY)
+        assert tuple(map(float, seen[-1])) == pytest.approx(shares)
+    # One agent for both.
+    dream._play(built, {"execution": agents["execution"]}, None, KEY)
+    assert tuple(map(float, seen[-1])) == pytest.approx((0.8, 0.8))
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Updates that only log the step that pays for them, and whether they are by number."""
+
+    def update(name):
+        def one(parts, agents, batch, *inputs):
+            agent = agents[name]
+            by_id, own_step = inputs[:2] if name == "execution" else (False, inputs[0])
+            logged = dict.fromkeys(dream_updates.metric_names(parts.config, name), jnp.zeros(()))
+            logged |= {"grad_norm": jnp.asarray(own_step, jnp.float32), "update_ratio": jnp.asarray(by_id, jnp.float32)}
+            return agent._replace(updates=agent.updates + 1), logged
+
+        return one
+
+    for name in ("exploration", "execution", "dynamics"):
+        monkeypatch.setattr(dream.dream_updates, f"{name}_update", update(name))
+    monkeypatch.setattr(dream.records, "sample_trials", lambda *_, **__: None)
+    monkeypatch.setattr(dream.records, "step_ends", lambda _: None)
+    monkeypatch.setattr(dream, "_sampled", lambda *_: None)
+
+
+def learnt(name, *, added, before, lengths, **changes):
+    """Updates of an agent in a round of trials of these lengths, and sums of the steps and contexts of each."""
+    built = SimpleNamespace(config=config(gradient="augment", exploration_starts=40, execution_starts=30, **changes))
+    episodes = SimpleNamespace(lengths=jnp.array(lengths))
+    tasks = SimpleNamespace(by_id=jnp.array([False, True, False]))
+    played = tasks, SimpleNamespace(exploration=episodes, execution=episodes)
+    zero = jnp.zeros((), jnp.int32)
+    learns = {
+        "exploration": dream._explorer_learns,
+        "execution": dream._executor_learns,
+        "dynamics": dream._model_learns,
+    }
+    agents = dict.fromkeys(learns, dream_parts.Agent({}, {}, None, jnp.array(before), zero, None))
+    agent, sums = learns[name](built, agents, SimpleNamespace(added=jnp.array(added)), played, KEY)
+    assert agent.steps == before + sum(lengths)
+    assert {int(count) for _, count in sums.values()} == {int(agent.updates)}
+    return int(agent.updates), float(sums["grad_norm"][0]), float(sums["update_ratio"][0])
+
+
+def test_every_update_is_paid_for_by_a_step_of_its_own_whose_trial_decides_the_context(counted):
+    # An update every 16 steps: after 40 these are steps 48, 64, 80 and 96, of trials that end at 47, 80 and 100.
+    paid = {"before": 40, "lengths": [7, 33, 20], "added": 100}
+    assert learnt("exploration", **paid) == (4, 288.0, 0.0)
+    assert learnt("execution", **paid) == (4, 288.0, 3.0)
+    assert learnt("dynamics", **paid) == (4, 288.0, 0.0)
+    # A step that ends a trial is still its own.
+    assert learnt("execution", before=0, lengths=[16, 16, 15], added=100) == (2, 48.0, 1.0)
+
+
+def test_nobody_learns_before_there_is_enough_to_learn_from(counted):
+    after = {"before": 0, "lengths": [16, 0, 16]}
+    assert learnt("exploration", added=39, **after)[0] == 0
+    assert learnt("exploration", added=40, **after)[0] == 2
+    for name in ("execution", "dynamics"):
+        # Steps, or trials of an agent with a memory.
+        assert learnt(name, added=1, before=0, lengths=[16, 0, 13])[0] == 0
+        assert learnt(name, added=1, before=0, lengths=[16, 0, 14])[0] == 1
+        assert learnt(name, added=29, recurrent=True, **after)[0] == 0
+        assert learnt(name, added=30, recurrent=True, **after)[0] == 2
+
+
+def episodes_of(*actions):
+    """Episodes on task 0 that start where every one does, padded to four steps; each step costs 0.1."""
+
+    def one(text):
+        town = parts().town
+        state, seen = city.reset(town, jnp.array(0), jnp.array([8, 8]), exploring=True)
+        obs = [seen.tolist()]
+        for action in map(int, text):
+            state, after = city.step(town, state, jnp.array(action))
+            obs.append(after.obs.tolist())
+        obs += [obs[-1]] * (5 - len(obs))
+        mask = [1.0] * len(text) + [0.0] * (4 - len(text))
+        action = [*map(int, text)] + [0] * (4 - len(text))
+        return Episode(*map(jnp.asarray, (obs, action, [-0.1 * m for m in mask], mask, mask)))
+
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, actions))
+
+
+def test_what_is_logged_of_trials_is_counted_by_hand(monkeypatch):
+    # Of these steps a ride and its way back lead somewhere; riding where no bus stops does not.
+    explored, executed = episodes_of("5", "3553", "36"), episodes_of("355", "0", "355")
+    trials = Trial(jnp.zeros(3, int), jnp.zeros((3, 2), int), explored, executed)
+    rides = {"collect/exploration_rides": (2, 7), "collect/execution_rides": (4, 7)}
+    means = {"collect/return": (-0.7, 3), "collect/exploration_steps": (7, 3), "collect/execution_steps": (7, 3)}
+    for name, (total, count) in dream._played_metrics(trials).items():
+        assert (float(total), float(count)) == pytest.approx((rides | means)[name])
+    monkeypatch.setattr(dream, "test_trials", lambda *_: {"test": trials, "train": trials})
+    found = dream._tests(None, None)
+    # Three first actions, one of which is another one; two alike at the second step and at the third.
+    entropy = 3 / 7 * -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
+    for phase in ("test", "train"):
+        assert float(found[f"{phase}/return"]) == pytest.approx(-0.7 / 3)
+        assert float(found[f"{phase}/exploration_steps"]) == pytest.approx(7 / 3)
+        assert float(found[f"{phase}/action_entropy"]) == pytest.approx(entropy)
+
+
+def test_what_is_explained_is_the_share_of_the_error_that_an_exploration_takes_away():
+    for logged in run()[1]:
+        share = 1.0 - logged["execution/last_error"] / logged["execution/first_error"]
+        assert float(logged["execution/explained"]) == pytest.approx(float(share), abs=1e-6)
 
 
 def test_every_task_of_a_batch_has_noise_of_its_own():
@@ -415,6 +590,12 @@ def test_random_tasks_are_those_of_training():
         ({"split": "every12"}, "city/distraction", "split='every12'"),
         ({"gamma": 1.5}, "city/map", "gamma=1.5"),
         ({"noise": -0.1}, "city/map", "noise=-0.1"),
+        ({"noise": np.inf}, "city/map", "noise=inf must be 0 or more, and finite"),
+        ({"learning_rate": np.inf}, "city/map", "learning_rate=inf must be positive and finite"),
+        ({"model_learning_rate": np.nan}, "city/map", "model_learning_rate=nan"),
+        ({"plan_depth": 1}, "city/map", "plan_depth=1 plans without a model"),
+        ({"shared": True, "plan_depth": 1, "dueling_mean": "batch"}, "city/map", "dueling_mean='state'"),
+        ({"shared": True, "plan_depth": 9}, "city/map", "plan_depth=9 makes .* use 6 or less"),
         ({}, "pendulum", "env='pendulum' has no trials"),
         ({}, "city/maps", "env='city/maps' has no trials"),
     ],
