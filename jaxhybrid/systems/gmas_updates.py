@@ -316,7 +316,10 @@ def depth_errors(parts: Parts, params: dict[str, PyTree], data: Transition, key:
             return z, z
 
         _, predicted = jax.lax.scan(advance, encode(steps.obs[0]), steps.action)
-        return predicted, jax.vmap(encode)(steps.next_obs), jnp.cumprod(steps.discount)
+        # A time limit leaves the discount at 1: what tells it is that the next step starts elsewhere.
+        follows = jnp.all(window.obs[1:] == window.next_obs[:-1], axis=tuple(range(1, window.obs.ndim)))
+        alive = jnp.cumprod(steps.discount * jnp.append(True, follows))
+        return predicted, jax.vmap(encode)(steps.next_obs), alive
 
     predicted, real, alive = jax.vmap(path)(starts)  # [N, D, ...], [N, D, ...], [N, D]
     count = jnp.maximum(jnp.sum(alive, axis=0), 1.0)

@@ -214,7 +214,7 @@ def shift_parts(drift):
     return parts._replace(nets=nets, acting=nets)
 
 
-def walk(length=400):
+def walk(length=400, end_discount=0.0):
     """A number that goes up by 0, 1 or 2 a step, as a picture of one pixel, and that starts again every 20 steps."""
     rng = np.random.default_rng(1)
     action = rng.integers(0, ACTIONS, size=length)
@@ -223,15 +223,17 @@ def walk(length=400):
         obs.append(position)
         position += action[t]
         next_obs.append(position)
-        discount.append(0.0 if t % 20 == 19 else 1.0)
-        position *= discount[-1]
+        ends = t % 20 == 19
+        discount.append(end_discount if ends else 1.0)
+        position *= not ends
     picture = lambda x: jnp.asarray(x, jnp.float32)[:, None, None]  # noqa: E731
     reward = jnp.zeros(length)
     return Transition(picture(obs), jnp.asarray(action), reward, jnp.asarray(discount, jnp.float32), picture(next_obs))
 
 
-def test_the_models_error_by_depth():
-    data, none = walk(), {"encoder": None, "dynamics": None}
+@pytest.mark.parametrize("end_discount", [0.0, 1.0], ids=["terminated", "truncated"])
+def test_the_models_error_by_depth(end_discount):
+    data, none = walk(end_discount=end_discount), {"encoder": None, "dynamics": None}
     errors = partial(gmas_updates.depth_errors, params=none, data=data, key=KEY)
     # Ends of episodes are no errors of the model, however far the walk is thrown back.
     np.testing.assert_allclose(errors(shift_parts(0.0)), np.zeros(3), atol=1e-6)
