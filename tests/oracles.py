@@ -34,8 +34,8 @@ def check_monte_carlo_mean(draws, truth, *, sigmas: float = 5.0, visible_bias: f
     se = flat_draws.std(axis=0, ddof=1) / np.sqrt(len(flat_draws))
     scale = np.abs(flat_truth).max()
     assert (sigmas * se <= visible_bias * scale).all(), (
-        f"{len(flat_draws)} draws cannot show a bias of {visible_bias:.0%}: {sigmas} se = {sigmas * se.max():.3g}, "
-        f"truth up to {scale:.3g}"
+        f"{len(flat_draws)} draws are too few to show {visible_bias:.0%} of a truth up to {scale:.3g}: "
+        f"{sigmas} se = {sigmas * se.max():.3g}"
     )
     # Draws without any noise still round.
     tolerance = sigmas * se + 1e-9 * scale

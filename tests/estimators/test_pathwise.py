@@ -32,7 +32,9 @@ def test_unbiased_for_the_return_of_a_finite_horizon():
 @pytest.mark.parametrize("mistake", [{"gamma": 1.0}, {"value_scale": None}])
 def test_planted_biases_are_noticed(mistake):
     with pytest.raises(AssertionError, match="bias of"):
-        check_monte_carlo_mean(lqr_case.draws(pathwise, DRAWS, **mistake)[0], lqr_case.truncated_gradient())
+        # Without a discount the draws vary more.
+        grads, _ = lqr_case.draws(pathwise, DRAWS, **mistake)
+        check_monte_carlo_mean(grads, lqr_case.truncated_gradient(), visible_bias=0.06)
 
 
 @pytest.mark.float64

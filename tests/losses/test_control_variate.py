@@ -162,7 +162,9 @@ def check(grads, visible_bias=0.05):
 
 
 # With the return of another episode as value the baseline is noise, and Q-Prop explains that of one action alone.
-NOISY = {"past value": 0.08, "U4, a value fitted to the segment": 0.08, "qprop unbiased": 0.08}
+NOISY = dict.fromkeys(
+    ["past value", "U4, a value fitted to the segment", "qprop unbiased", "U6, the released Q-Prop"], 0.08
+)
 UNBIASED = ["mscv", "one step", "eta below 1", "fresh paths", "cut", "later noise", "past value", "qprop unbiased"]
 
 
