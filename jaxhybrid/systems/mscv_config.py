@@ -202,6 +202,11 @@ def _check_model(config: Config, spec: EnvSpec) -> None:
         raise InputError("estimator='svg' has no coefficient and corrects nothing: leave the rules 'fixed'.")
     if config.estimator == "qprop" and config.horizon != 1:
         raise InputError(f"horizon={config.horizon} must be 1 with estimator='qprop', whose critic is one model step.")
+    if config.horizon_rule != "fixed" and (config.estimator == "qprop" or not config.needs_model):
+        raise InputError(
+            f"horizon_rule={config.horizon_rule!r} has nothing to choose with horizon={config.horizon} and estimator="
+            f"{config.estimator!r}: leave it 'fixed'."
+        )
     if config.reward == "known" and spec.reward_fn is None:
         raise InputError(f"reward='known' is not: the observation of {spec.name!r} does not tell it; use 'learnt'.")
 

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxhybrid.estimators.signal import gradient_snr
-from jaxhybrid.losses.control_variate import mscv_loss, qprop_loss, svg_loss
+from jaxhybrid.losses.control_variate import mscv_loss, svg_loss
 from jaxhybrid.ops import trees
 from jaxhybrid.ops.control_variates import optimal_coefficient
 from jaxhybrid.sharding import spread
-from jaxhybrid.systems.mscv_updates import Advice, Learner, Parts, bindings, policy_of
+from jaxhybrid.systems.mscv_updates import Advice, Learner, Parts, bindings, policy_of, tangent
 from jaxhybrid.trust_region import mean_kl, trust_region_step
-from jaxhybrid.types import Array, Key, PyTree, Segment, StepFn, ValueFn
+from jaxhybrid.types import Array, Key, PyTree, Segment
 
 __all__ = ["policy_gradient", "policy_step", "surrogate", "tensor_coefficients"]
 
@@ -125,12 +125,8 @@ def _loss(parts: Parts, learner: Learner, advice: Advice) -> Callable[[PyTree, S
     """The surrogate of one segment, over the scale of the advantages."""
     config, known = parts.config, bindings(parts, learner)
     if config.estimator == "qprop":
-        q_fn = _one_step_critic(known["step_fn"], known["value_fn"], config.gamma)
-        kept = {name: known[name] for name in ("policy_fn", "value_fn", "behaviour_params")}
-        tangent: Any = partial(
-            qprop_loss, q_fn=q_fn, eta=advice.eta, advantage_scale=advice.scale, reading=config.qprop_reading, **kept
-        )
-        return lambda params, segment, key: tangent(params, segment, key)[0]
+        given: Any = partial(tangent(parts, learner), eta=advice.eta, advantage_scale=advice.scale)
+        return lambda params, segment, key: given(params, segment, key)[0]
     if config.estimator == "svg":
         slope: Any = partial(svg_loss, horizon=config.horizon, fresh_paths=config.fresh_paths, **known)
         # Before the model has learnt, eta is zero and so is the step.
@@ -144,11 +140,3 @@ def _loss(parts: Parts, learner: Learner, advice: Advice) -> Callable[[PyTree, S
         return of_horizon(config.horizon)
     branches = [of_horizon(h) for h in range(config.horizon + 1)]
     return lambda params, segment, key: jax.lax.switch(advice.horizon, branches, params, segment, key)
-
-
-def _one_step_critic(step_fn: StepFn, value_fn: ValueFn, gamma: float) -> Callable[[Array, Array], Array]:
-    def q_fn(obs: Array, action: Array) -> Array:
-        next_obs, reward, discount = step_fn(obs, action, None)
-        return reward + gamma * discount * value_fn(next_obs)
-
-    return q_fn

@@ -15,7 +15,7 @@ import optax
 
 from jaxhybrid import multi_step_model, networks, policies, segments
 from jaxhybrid.guard import Guard
-from jaxhybrid.losses.control_variate import mscv_loss
+from jaxhybrid.losses.control_variate import mscv_loss, qprop_loss
 from jaxhybrid.multi_step_model import ModelState, MultiStepModel
 from jaxhybrid.ops import filters, moments
 from jaxhybrid.ops.control_variates import choose_horizon, optimal_coefficient
@@ -39,6 +39,7 @@ __all__ = [
     "offset",
     "policy_of",
     "record_of",
+    "tangent",
     "value_of",
 ]
 
@@ -231,17 +232,17 @@ def make_segments(parts: Parts, learner: Learner, record: Record) -> Segment:
 
 
 def advantages(parts: Parts, learner: Learner, batch: Segment, key: Key) -> tuple[Array, Array]:
-    """Advantages ``A [B]``, and those along the model for each horizon that a rule may choose, ``[K, B]``."""
+    """Advantages ``A [B]``, and those of the control variate for each horizon that a rule may choose, ``[K, B]``."""
     config = parts.config
-    if config.horizon_rule == "fixed":
-        horizons: tuple[int, ...] = (config.horizon,)
+    if config.estimator == "qprop":
+        losses: list[Any] = [tangent(parts, learner)]
     else:
-        horizons = tuple(range(1, config.horizon + 1))
+        horizons = (config.horizon,) if config.horizon_rule == "fixed" else range(1, config.horizon + 1)
+        losses = [partial(mscv_loss, horizon=h, **bindings(parts, learner)) for h in horizons]
     keys = jax.random.split(key, batch.obs.shape[0])
-    known = bindings(parts, learner)
 
     def both(segment: Segment, segment_key: Key) -> tuple[Array, Array]:
-        aux = [mscv_loss(learner.policy_params, segment, segment_key, horizon=h, **known)[1] for h in horizons]
+        aux = [loss(learner.policy_params, segment, segment_key)[1] for loss in losses]
         return aux[0]["advantage"], jnp.stack([a["embedded_advantage"] for a in aux])
 
     advantage, embedded = jax.lax.map(lambda x: both(*x), (batch, keys), batch_size=config.segment_chunk)
@@ -278,3 +279,15 @@ def bindings(parts: Parts, learner: Learner) -> dict[str, Any]:
         "gamma": parts.config.gamma,
         "behaviour_params": learner.policy_params,
     }
+
+
+def tangent(parts: Parts, learner: Learner) -> Callable[..., tuple[Array, dict[str, Array]]]:
+    """The loss of Q-Prop on a segment, whose critic is one model step and the value function."""
+    known = bindings(parts, learner)
+
+    def q_fn(obs: Array, action: Array) -> Array:
+        next_obs, reward, discount = known["step_fn"](obs, action, None)
+        return reward + parts.config.gamma * discount * known["value_fn"](next_obs)
+
+    kept = {name: known[name] for name in ("policy_fn", "value_fn", "behaviour_params")}
+    return partial(qprop_loss, q_fn=q_fn, reading=parts.config.qprop_reading, **kept)

@@ -249,6 +249,32 @@ def test_advice():
     assert advice_of(np.zeros(4), [np.zeros(4)])[2] == 1.0
 
 
+def test_qprop_is_advised_by_its_own_control_variate():
+    states, _ = run("smoke", 3)
+    learner = states[3].learner
+    parts = mscv_updates.make_parts(dataclasses.replace(SMOKE, estimator="qprop", horizon=1), ENV.spec)
+    record = jax.tree.map(lambda x: x[0], parts.memory.contents(states[3].memory)[0])
+    step_fn, value_fn = mscv_updates.bound_step(parts, learner), mscv_updates.bound_value(parts, learner)
+
+    def by_hand(segment):
+        mean = mscv_updates.policy_of(parts, learner.seen)(learner.policy_params, segment.obs).mean
+
+        def q(action):
+            next_obs, reward, discount = step_fn(segment.obs, action, None)
+            return reward + parts.config.gamma * discount * value_fn(next_obs)
+
+        return segment.empirical_return - value_fn(segment.obs), jax.grad(q)(mean) @ (segment.action - mean)
+
+    @jax.jit
+    def both(learner, record):
+        batch = mscv_updates.make_segments(parts, learner, record)
+        return mscv_updates.advantages(parts, learner, batch, KEY), jax.vmap(by_hand)(batch)
+
+    found, (advantage, embedded) = both(learner, record)
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, found, (advantage, embedded[None]))
+
+
 def test_rules_step():
     states, metrics = run("smoke", 2, horizon_rule="corr", eta_rule="optimal", choose_on="batch")
     assert metrics[1]["policy/accepted"] == 1
@@ -360,6 +386,11 @@ def test_on_a_host_the_batch_is_passed_in():
         ({"return_lambda": 1.0, "num_envs": 4}, "a batch may finish none, so it has no full return"),
         ({"estimator": "svg", "horizon": 0}, "horizon=0 has no model, which estimator='svg' needs"),
         ({"estimator": "qprop"}, "horizon=2 must be 1 with estimator='qprop'"),
+        (
+            {"estimator": "qprop", "horizon": 1, "horizon_rule": "corr"},
+            "horizon_rule='corr' has nothing to choose with horizon=1 and estimator='qprop'",
+        ),
+        ({"horizon": 0, "horizon_rule": "cov"}, "horizon_rule='cov' has nothing to choose with horizon=0"),
         ({"estimator": "svg", "eta_rule": "optimal"}, "estimator='svg' has no coefficient"),
         ({"estimator": "svg", "eta_rule": "per_tensor"}, "estimator='svg' has no coefficient"),
         ({"eta_rule": "per_layer"}, "did you mean 'per_tensor'"),
