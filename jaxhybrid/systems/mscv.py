@@ -170,7 +170,7 @@ def _learn(parts: Parts, state: State, record: Record, key: Key) -> tuple[State,
     advantage, embedded = updates.advantages(parts, learner, batch, policy_key)
     said, correlation = updates.advise(parts, learner.advice, advantage, embedded)
     if config.eta_rule == "per_tensor":
-        said = said._replace(tensor_eta=gradient.tensor_coefficients(parts, learner, batch, learner.advice, policy_key))
+        said = said._replace(tensor_eta=gradient.tensor_coefficients(parts, learner, batch, said, policy_key))
     advice = learner.advice if config.choose_on == "past" else said._replace(scale=learner.advice.scale)
     warm = state.iteration >= config.warmup_iterations
     eta, tensor_eta = jax.tree.map(lambda x: jnp.where(warm, x, 0.0), (advice.eta, advice.tensor_eta))

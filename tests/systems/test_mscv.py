@@ -320,6 +320,19 @@ def test_every_tensor_has_the_coefficient_that_its_gradient_wants():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), mixed, wanted)
 
 
+def test_coefficients_of_tensors_are_those_of_the_horizon_that_is_advised_with_them():
+    rules = {"horizon": 1, "eta_rule": "per_tensor", "horizon_rule": "corr"}
+    (_, state), _ = run("smoke", 1, **rules)
+    # What was advised before may not matter, least of all no control variate at all.
+    before = [state.learner.advice._replace(horizon=jnp.asarray(horizon, jnp.int32)) for horizon in (0, 1)]
+    step = build("smoke", **rules)[2]
+    after = [step(state._replace(learner=state.learner._replace(advice=each)), None)[0] for each in before]
+    without, with_it = (each.learner.advice for each in after)
+    assert without.horizon == with_it.horizon == 1
+    assert all(jax.tree.leaves(without.tensor_eta))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), without.tensor_eta, with_it.tensor_eta)
+
+
 @pytest.mark.slow
 def test_coefficients_of_tensors_are_those_of_the_past():
     states, metrics = run("smoke", 3, eta_rule="per_tensor")
