@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.errors import InputError, check_choices
 from jaxhybrid.estimators.signal import check_parts
 
 __all__ = ["Config", "checked", "presets"]
@@ -100,15 +100,6 @@ _POSITIVE = (
     "max_ratio",
     "value_ridge",
 )
-_CHOICES = {
-    "domain": ("gridworld", "minigolf", "swimmer"),
-    "topology": ("two_areas", "literal"),
-    "physics": ("mujoco", "generalized"),
-    "model_weights": ("gradient_aware", "own_score", "uniform"),
-    "gradient": ("model_value", "per_decision", "reinforce", "exact"),
-    "ratios": ("plain", "self_normalised", "truncated"),
-    "terminal_value": ("none", "least_squares"),
-}
 
 
 def checked(config: Config) -> Config:
@@ -117,9 +108,7 @@ def checked(config: Config) -> Config:
     Raises:
       InputError: names the field, the value and what it must be.
     """
-    for name, valid in _CHOICES.items():
-        if getattr(config, name) not in valid:
-            raise unknown(name, getattr(config, name), valid)
+    check_choices(config)
     for name in _POSITIVE:
         value = getattr(config, name)
         if not (value > 0 and math.isfinite(value)):

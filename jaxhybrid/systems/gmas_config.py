@@ -8,8 +8,8 @@ from typing import Literal
 
 import jax
 
-from jaxhybrid.envs.maze_pool import GENERATORS, NUM_KEYS, SIDES
-from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.envs.maze_pool import NUM_KEYS, SIDES
+from jaxhybrid.errors import InputError, check_choices
 from jaxhybrid.estimators.signal import check_parts
 from jaxhybrid.types import EnvSpec
 
@@ -126,17 +126,6 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = ("beta", "alpha", "match_depth", "plan_depth", "error_threshold")
 _UNIT = ("gamma", "rms_decay", "depth_decay", "test_epsilon")
-_CHOICES = {
-    "generator": GENERATORS,
-    "abstract": ("map", "vector"),
-    "loss_mode": ("sequential", "joint"),
-    "clip": ("global", "per_tensor"),
-    "error": ("squared", "absolute"),
-    "volume_bound": ("position", "whole", "printed"),
-    "distance": ("cosine", "l2"),
-    "match_actions": ("taken", "all"),
-    "depth_weighting": ("uniform", "discounted", "inverse_error", "accurate"),
-}
 
 
 def checked(config: Config, spec: EnvSpec) -> Config:
@@ -149,11 +138,9 @@ def checked(config: Config, spec: EnvSpec) -> Config:
         return config  # a sweep, whose every value was checked before it was traced
     if spec.num_actions is None:
         raise InputError(f"env={spec.name!r} has real-valued actions: planning over a tree needs discrete ones.")
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise unknown(name, getattr(config, name), choices)
+    check_choices(config)
     for name in _POSITIVE:
-        if not getattr(config, name) > 0:
+        if not 0 < getattr(config, name) < math.inf:
             raise InputError(f"{name}={getattr(config, name)} must be positive.")
     for name in _NOT_NEGATIVE:
         if not 0 <= getattr(config, name) < math.inf:
@@ -161,6 +148,10 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     for name in _UNIT:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise InputError(f"{name}={getattr(config, name)} must lie in [0, 1].")
+    for name in ("train_limit", "match_branching", "plan_branching"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name}={value} must be at least 1, or None.")
     if config.maze_side not in SIDES:
         raise InputError(f"maze_side={config.maze_side} must be one of {SIDES}.")
     if not 1 <= config.maze_keys <= NUM_KEYS:

@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.errors import InputError, check_choices, unknown
 from jaxhybrid.estimators.signal import check_parts
 from jaxhybrid.networks import ACTIVATIONS
 from jaxhybrid.types import Array, EnvSpec
@@ -181,6 +181,7 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     """
     if any(isinstance(value, jax.core.Tracer) for value in vars(config).values()):
         return config  # a sweep, whose every value was checked before it was traced
+    check_choices(config)
     for name in _POSITIVE:
         if not (getattr(config, name) > 0 and math.isfinite(getattr(config, name))):
             raise InputError(f"{name}={getattr(config, name)} must be positive.")
@@ -191,6 +192,8 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     for name in _UNIT:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise InputError(f"{name}={getattr(config, name)} must lie in [0, 1].")
+    if config.target_entropy is not None and not math.isfinite(config.target_entropy):
+        raise InputError(f"target_entropy={config.target_entropy} must be finite, or None.")
     if config.needs_model and not 0.0 < config.validation_fraction < 1.0:
         raise InputError(f"validation_fraction={config.validation_fraction} must lie strictly between 0 and 1.")
     if config.delayed_replay and config.initial_steps <= config.steps_per_iteration:
@@ -198,8 +201,6 @@ def checked(config: Config, spec: EnvSpec) -> Config:
             f"initial_steps={config.initial_steps} must exceed steps_per_iteration={config.steps_per_iteration} with "
             "delayed_replay, or the first updates find an empty replay."
         )
-    if config.model_weights not in ("uniform", "own_score"):
-        raise unknown("model_weights", config.model_weights, ("uniform", "own_score"))
     for name in ("policy_activation", "critic_activation", "model_activation"):
         if getattr(config, name) not in ACTIVATIONS:
             raise unknown(name, getattr(config, name), ACTIVATIONS)

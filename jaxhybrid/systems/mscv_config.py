@@ -8,7 +8,7 @@ from typing import Literal
 
 import jax
 
-from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.errors import InputError, check_choices, unknown
 from jaxhybrid.estimators.signal import check_parts
 from jaxhybrid.networks import ACTIVATIONS
 from jaxhybrid.types import EnvSpec
@@ -134,15 +134,6 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = ("horizon", "fresh_paths", "warmup_iterations", "damping", "reward_weight")
 _UNIT = ("gamma", "return_lambda", "value_target_rate")
-_CHOICES = {
-    "estimator": ("mscv", "qprop", "svg"),
-    "eta_rule": ("fixed", "optimal", "per_tensor"),
-    "horizon_rule": ("fixed", "cov", "corr"),
-    "choose_on": ("past", "batch"),
-    "qprop_reading": ("unbiased", "released"),
-    "reward": ("learnt", "known"),
-    "model_weights": ("uniform", "own_score"),
-}
 
 
 def checked(config: Config, spec: EnvSpec) -> Config:
@@ -157,12 +148,13 @@ def checked(config: Config, spec: EnvSpec) -> Config:
         value = getattr(config, name)
         if not (math.isfinite(value) and (value > 0 or (name in _NOT_NEGATIVE and value == 0))):
             raise InputError(f"{name}={value} must be {'positive' if name in _POSITIVE else '0 or more'}.")
+    for name in ("eta", "initial_log_std"):
+        if not math.isfinite(getattr(config, name)):
+            raise InputError(f"{name}={getattr(config, name)} must be finite.")
     for name in _UNIT:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise InputError(f"{name}={getattr(config, name)} must lie in [0, 1].")
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise unknown(name, getattr(config, name), choices)
+    check_choices(config)
     for name in ("activation", "model_activation"):
         if getattr(config, name) not in ACTIVATIONS:
             raise unknown(name, getattr(config, name), ACTIVATIONS)

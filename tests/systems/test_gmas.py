@@ -311,6 +311,8 @@ def test_cells_are_kept_in_bytes_and_drawn_for_the_networks():
         ({"test_depths": (0, -1)}, "test_depths"),
         ({"maze_side": 7}, "maze_side=7"),
         ({"maze_keys": 4}, "maze_keys=4"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf"),
+        *[({name: 0}, f"{name}=0") for name in ("train_limit", "match_branching", "plan_branching")],
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(changes, why):

@@ -407,6 +407,9 @@ def test_on_a_host_the_batch_is_passed_in():
         ({"estimator": "svg", "eta_rule": "optimal"}, "estimator='svg' has no coefficient"),
         ({"estimator": "svg", "eta_rule": "per_tensor"}, "estimator='svg' has no coefficient"),
         ({"eta_rule": "per_layer"}, "did you mean 'per_tensor'"),
+        ({"eta": float("nan")}, "eta=nan must be finite"),
+        ({"eta": float("-inf")}, "eta=-inf must be finite"),
+        ({"initial_log_std": float("inf")}, "initial_log_std=inf must be finite"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(changes, message):
