@@ -4,9 +4,9 @@ from typing import Literal, get_origin, get_type_hints
 import pytest
 
 from jaxhybrid.errors import InputError, check_choices
-from jaxhybrid.systems import gamps, gmas, maac, mscv
+from jaxhybrid.systems import dream, gamps, gmas, maac, mscv
 
-CONFIGS = [gamps.Config, gmas.Config, maac.Config, mscv.Config]
+CONFIGS = [dream.Config, gamps.Config, gmas.Config, maac.Config, mscv.Config]
 
 
 @pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: cls.__module__)

@@ -10,7 +10,7 @@ import jax
 
 from jaxhybrid.context_layers import CODE
 from jaxhybrid.envs import city
-from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.errors import InputError, check_choices
 from jaxhybrid.estimators.signal import check_parts
 from jaxhybrid.planning.tree import tree_size
 
@@ -139,18 +139,6 @@ _NOT_NEGATIVE = (
 _MEMORY = 2**31
 """Bytes that planned states may take."""
 _UNIT = ("gamma", "epsilon_start", "epsilon_end", "mix")
-_CHOICES = {
-    "task_order": ("random", "released"),
-    "observation": ("integers", "picture"),
-    "method": ("dream", "no_exploration", "rl2"),
-    "init_target": ("copy", "random"),
-    "dueling_mean": ("state", "batch"),
-    "target_context": ("matched", "id"),
-    "gradient": ("off", "augment", "replace"),
-    "order": ("second", "first"),
-    "reader": ("flat", "attention", "low_rank"),
-    "preprocessing": ("sign_log", "rms"),
-}
 
 
 def checked(config: Config, env: str) -> Config:
@@ -167,9 +155,7 @@ def checked(config: Config, env: str) -> Config:
         raise InputError(f"env={env!r} has no trials: choose one of {cities}.")
     if config.method == "rl2" and not config.recurrent:
         raise InputError("method='rl2' is a memory over both episodes: it needs recurrent=True.")
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise unknown(name, getattr(config, name), choices)
+    check_choices(config)
     for name in _POSITIVE:
         if not 0 < getattr(config, name) < math.inf:
             raise InputError(f"{name}={getattr(config, name)} must be positive and finite.")
