@@ -45,7 +45,7 @@ def _iteration(
     """Weights of equation 3, values by roll-outs, gradient of equation 5."""
     obs, action, behaviour = data
     log_prob = jax.vmap(jax.vmap(lambda s, a: _policy(params, s).log_prob(a)))
-    log_ratio = log_prob(obs, action) - behaviour
+    log_ratio = jnp.cumsum(log_prob(obs, action) - behaviour, axis=1)
     flat_obs, flat_action = obs.reshape(-1, 1), action.reshape(-1, 1)
     norms = score_norms(params, flat_obs, flat_action, policy_fn=_policy).reshape(log_ratio.shape)
     weights = jax.vmap(partial(gradient_aware_weights, gamma=_GAMMA))(log_ratio, norms)
@@ -60,7 +60,7 @@ def _iteration(
         gamma=_GAMMA,
         antithetic=antithetic,
     ).reshape(log_ratio.shape)
-    coefficient = _GAMMA ** jnp.arange(_STEPS)[None] * jnp.exp(jnp.cumsum(log_ratio, axis=1)) * values
+    coefficient = _GAMMA ** jnp.arange(_STEPS)[None] * jnp.exp(log_ratio) * values
 
     def surrogate(p: Array) -> Array:
         each = jax.vmap(jax.vmap(lambda s, a: _policy(p, s).log_prob(a)))(obs, action)

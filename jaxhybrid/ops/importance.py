@@ -13,7 +13,7 @@ __all__ = [
     "gradient_aware_weights",
     "per_decision_coefficients",
     "per_decision_log_ratios",
-    "self_normalised_weights",
+    "self_normalised_log_ratios",
     "truncated_weights",
 ]
 
@@ -37,17 +37,17 @@ def per_decision_log_ratios(target_log_prob: Array, behaviour_log_prob: Array) -
     return jnp.cumsum(target_log_prob - behaviour_log_prob)
 
 
-def self_normalised_weights(log_ratio: Array, *, axis: int = 0) -> Array:
-    """``w_i = rho_i / mean_j rho_j`` over trajectories: bounded by N, biased by O(1/N), no overflow.
+def self_normalised_log_ratios(log_ratio: Array, *, axis: int = 0) -> Array:
+    """Log of ``w_i = rho_i / mean_j rho_j`` over trajectories: bounded by N, biased by O(1/N), no over- or underflow.
 
     Args:
       log_ratio: log-ratios, ``[N, ...]``.
       axis: the axis of trajectories, ``N``.
 
     Returns:
-      Weights of mean one along ``axis``, same shape.
+      Logarithms of weights of mean one along ``axis``, or of mean zero where every ratio is 0, same shape.
     """
-    return jax.nn.softmax(log_ratio, axis=axis) * log_ratio.shape[axis]
+    return jax.nn.log_softmax(log_ratio, axis=axis, where=_possible(log_ratio)) + jnp.log(log_ratio.shape[axis])
 
 
 def truncated_weights(log_ratio: Array, *, maximum: Array | float) -> Array:
@@ -64,7 +64,7 @@ def truncated_weights(log_ratio: Array, *, maximum: Array | float) -> Array:
 
 
 def effective_sample_size(log_ratio: Array, *, axis: int = 0) -> Array:
-    """Kish's ``(sum w)^2 / sum w^2``, between 1 and N.
+    """Kish's ``(sum w)^2 / sum w^2``, between 1 and N, or 0 where no trajectory has any weight.
 
     Args:
       log_ratio: log-ratios of the trajectories, ``[N, ...]``.
@@ -76,7 +76,9 @@ def effective_sample_size(log_ratio: Array, *, axis: int = 0) -> Array:
     Source: Kish 1965, Survey sampling.
     """
     # Weights that sum to one first: the difference of two large logarithms would lose digits.
-    return 1.0 / jnp.sum(jnp.square(jax.nn.softmax(log_ratio, axis=axis)), axis=axis)
+    shares = jax.nn.softmax(log_ratio, axis=axis, where=_possible(log_ratio))
+    squares = jnp.sum(jnp.square(shares), axis=axis)
+    return jnp.where(squares == 0, 0.0, 1.0 / squares)
 
 
 def gradient_aware_weights(
@@ -87,7 +89,7 @@ def gradient_aware_weights(
     Computed in log space, so that neither factor under- or overflows before the product.
 
     Args:
-      log_ratio: per-step ``log pi / b`` (not cumulated), ``[T]``.
+      log_ratio: cumulated ``log rho_{0:t}``, ``[T]``.
       score_norm: per-step norm of the score, non-negative, ``[T]``.
       gamma: discount factor, in [0, 1].
       cumulative: False weighs step t by its own score norm only (a variant that forgets that a transition matters to
@@ -105,7 +107,7 @@ def gradient_aware_weights(
     chex.assert_equal_shape([log_ratio, score_norm])
     chex.assert_type([log_ratio, score_norm], float)
     score = jnp.cumsum(score_norm) if cumulative else score_norm
-    return jnp.exp(_log_discounts(log_ratio, gamma) + jnp.cumsum(log_ratio) + jnp.log(score))
+    return jnp.exp(_log_discounts(log_ratio, gamma) + log_ratio + jnp.log(score))
 
 
 def per_decision_coefficients(
@@ -140,6 +142,11 @@ def per_decision_coefficients(
         return to_go
     discounted = jnp.exp(log_discount) * reward
     return to_go + jnp.exp(log_ratio) * (jnp.cumsum(discounted) - discounted)
+
+
+def _possible(log_ratio: Array) -> Array:
+    """Which ratios are not 0; a softmax of such alone would be NaN."""
+    return log_ratio != -jnp.inf
 
 
 def _log_discounts(like: Array, gamma: Array | float) -> Array:

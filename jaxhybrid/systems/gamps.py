@@ -237,12 +237,11 @@ def step_weights(config: Config, task: Task, params: PyTree, dataset: Trajectory
     """Weights of the model's likelihood, ``[N, T]``: equation 3, or one for every step."""
     if config.model_weights == "uniform" or config.gradient != "model_value":
         return dataset.mask
-    log_ratios = _log_ratios(config, task, params, dataset)
-    per_step = jnp.diff(log_ratios, axis=1, prepend=0.0)
     weigh = partial(
         importance.gradient_aware_weights, gamma=config.gamma, cumulative=config.model_weights == "gradient_aware"
     )
-    return jax.vmap(weigh)(per_step, task.score_norms(params, dataset) * dataset.mask) * dataset.mask
+    norms = jnp.where(dataset.mask > 0, task.score_norms(params, dataset), 0.0)
+    return jax.vmap(weigh)(_log_ratios(config, task, params, dataset), norms) * dataset.mask
 
 
 def policy_gradient(
@@ -277,9 +276,9 @@ def _log_ratios(config: Config, task: Task, params: PyTree, dataset: Trajectory)
     per_step = jnp.where(dataset.mask > 0, task.log_probs(params, dataset) - dataset.behaviour_log_prob, 0.0)
     log_ratios = jnp.cumsum(per_step, axis=1)
     if config.ratios == "self_normalised":
-        return jnp.log(importance.self_normalised_weights(log_ratios))
+        return importance.self_normalised_log_ratios(log_ratios)
     if config.ratios == "truncated":
-        return jnp.log(importance.truncated_weights(log_ratios, maximum=config.max_ratio))
+        return jnp.minimum(log_ratios, jnp.log(config.max_ratio))
     return log_ratios
 
 

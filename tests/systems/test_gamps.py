@@ -91,7 +91,7 @@ def test_step_weights_are_those_of_equation_3(kind):
     for i in range(3):
         steps = int(data.mask[i].sum())
         target = jax.vmap(lambda s, a: policy_fn(state.policy_params, s).log_prob(a))(data.obs[i], data.action[i])
-        log_ratio = (target - data.behaviour_log_prob[i])[:steps]
+        log_ratio = jnp.cumsum(target - data.behaviour_log_prob[i])[:steps]
         norms = norm(data.obs[i], data.action[i])[:steps]
         expected = importance.gradient_aware_weights(
             log_ratio, norms, gamma=config.gamma, cumulative=kind == "gradient_aware"
@@ -171,6 +171,52 @@ def test_one_effective_trajectory_stops_the_search_and_keeps_the_result():
     again, metrics = step(after._replace(dataset=state.dataset), None)
     assert metrics["stopped"] == 1.0
     np.testing.assert_array_equal(again.policy_params, state.policy_params)
+
+
+def with_impossible(data, rows):
+    """The second step of these trajectories takes, in an upper cell, an action that the policy never does."""
+    upper = int(np.flatnonzero(GRID.fixed_action >= 0)[0])
+    never = (int(GRID.fixed_action[upper]) + 1) % 4
+    cell = jnp.stack(jnp.divmod(upper, gridworld.SIZE)).astype(data.obs.dtype)
+    return data._replace(obs=data.obs.at[rows, 1].set(cell), action=data.action.at[rows, 1].set(never))
+
+
+@pytest.mark.parametrize("ratios", ["plain", "self_normalised", "truncated"])
+@pytest.mark.parametrize("gradient", ["model_value", "reinforce"])
+def test_a_trajectory_that_the_policy_never_takes_counts_nothing(ratios, gradient):
+    config, task, _, init, step = build(ratios=ratios, gradient=gradient)
+    state = init(KEY)
+    some = with_impossible(state.dataset, slice(3))
+    weights = gamps.step_weights(config, task, state.policy_params, some)
+    assert jnp.all(jnp.isfinite(weights))
+    if gradient == "model_value":
+        assert not np.any(weights[:3, 1:]) and np.any(weights[3:, 1:])
+    after, metrics = step(state._replace(dataset=some), None)
+    assert metrics["data/effective_sample_size"] == pytest.approx(17, rel=1e-4)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert not np.array_equal(after.policy_params, state.policy_params)
+    # Where no trajectory is left there is nothing to learn from.
+    after, metrics = step(state._replace(dataset=with_impossible(state.dataset, slice(None))), None)
+    assert metrics["data/effective_sample_size"] == 0 and metrics["stopped"] == 1
+    assert all(np.isfinite(value) for value in metrics.values())
+    np.testing.assert_array_equal(after.policy_params, state.policy_params)
+
+
+@pytest.mark.parametrize("name", ["smoke", "minigolf"])
+@pytest.mark.parametrize("ratios", ["self_normalised", "truncated"])
+def test_ratios_below_the_smallest_float_leave_the_model_whole(name, ratios):
+    small = {"trajectories": 8, "episode_steps": 6, "model_horizon": 4, "model_steps": 3, "eval_episodes": 4}
+    config, task, _, init, step = build(name, ratios=ratios, **small)
+    state = init(KEY)
+    # e^-200 at the third step, and back to one at the fourth.
+    shift = jnp.zeros(6).at[2].set(200.0).at[3].set(-200.0)
+    rare = state.dataset._replace(behaviour_log_prob=state.dataset.behaviour_log_prob.at[0].add(shift))
+    weights, usual = (gamps.step_weights(config, task, state.policy_params, data) for data in (rare, state.dataset))
+    assert weights[0, 2] == 0
+    np.testing.assert_allclose(weights[0, 4:], usual[0, 4:], rtol=1e-2, atol=1e-6)
+    after, metrics = step(state._replace(dataset=rare), None)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(after.model_params))
 
 
 def test_a_share_of_effective_trajectories_can_be_asked_for():
