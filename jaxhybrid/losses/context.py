@@ -28,9 +28,9 @@ def prefix_errors(codes: Array, code: Array, mask: Array) -> Array:
     """
     chex.assert_rank([codes, code, mask], [2, 1, 1])
     chex.assert_axis_dimension(codes, 0, mask.shape[0] + 1)
-    errors = jnp.sum(jnp.square(codes - code[None]), axis=-1)
-    # A select, not a product: past the end anything may stand.
-    return jnp.where(_prefixes(mask) > 0, errors, 0.0)
+    # A select, not a product, and before the square, whose slope at infinity is none: past the end anything may stand.
+    gap = jnp.where(_prefixes(mask)[:, None] > 0, codes - code[None], 0.0)
+    return jnp.sum(jnp.square(gap), axis=-1)
 
 
 def decoder_loss(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhybrid.errors import InputError, unknown
+from jaxhybrid.ops import trees
 from jaxhybrid.ops.returns import discounted_sum
 from jaxhybrid.rollout import unroll
 from jaxhybrid.types import Array, Key, PolicyFn, PyTree, QFn, Segment, StepFn, ValueFn
@@ -83,7 +84,7 @@ def mscv_loss(
       and algorithm 1.
     """
     bound: dict[str, Any] = {"step_fn": step_fn, "value_fn": value_fn, "horizon": horizon, "gamma": gamma, "tail": tail}
-    held = _held(policy_params, behaviour_params)
+    held, segment = _held(policy_params, behaviour_params), _emptied(segment)
     slope_loss, _ = svg_loss(
         policy_params, segment, key, policy_fn=policy_fn, behaviour_params=held, fresh_paths=fresh_paths, **bound
     )
@@ -144,6 +145,7 @@ def svg_loss(
       embedding of recorded noise is theirs too.
     """
     chex.assert_scalar_non_negative(fresh_paths)
+    segment = _emptied(segment)
     # The later actions' parameters are constants: differentiated here they would count once for every earlier step.
     later_fn = partial(policy_fn, _held(policy_params, behaviour_params))
     noise, step_keys, path_key = _noise(segment, key, horizon=horizon, tail=tail)
@@ -170,7 +172,7 @@ def svg_loss(
         fresh = jax.random.normal(normal_key, (fresh_paths, *noise.shape), noise.dtype)
         model_keys = jax.random.split(model_key, (fresh_paths, horizon))
         embedded = jnp.mean(jax.vmap(lambda n, k: value(n[0], n, k))(fresh, model_keys))
-    return -segment.mask[0] * embedded, {"embedded_value": embedded}
+    return jnp.where(segment.mask[0] > 0, -embedded, 0.0), {"embedded_value": embedded}
 
 
 def qprop_loss(
@@ -220,10 +222,9 @@ def qprop_loss(
       Tucker et al. 2018, The mirage of action-dependent baselines in reinforcement learning.
     """
     del key
-    _check(segment)
     if reading not in ("unbiased", "released"):
         raise unknown("reading", reading, ("unbiased", "released"))
-    held = _held(policy_params, behaviour_params)
+    held, segment = _held(policy_params, behaviour_params), _emptied(segment)
     centre = policy_fn(held, segment.obs).mode()
     slope = jax.grad(q_fn, argnums=1)(segment.obs, centre)
     advantage = segment.empirical_return - value_fn(segment.obs)
@@ -235,7 +236,7 @@ def qprop_loss(
     coefficient = (advantage - eta * embedded_advantage) / advantage_scale
     score_loss, ratio = _score_loss(policy_params, held, segment, coefficient, policy_fn)
     mean_action = policy_fn(policy_params, segment.obs).mode()
-    slope_loss = -segment.mask[0] * eta * jnp.sum(slope * mean_action) / slope_scale
+    slope_loss = jnp.where(segment.mask[0] > 0, -eta * jnp.sum(slope * mean_action) / slope_scale, 0.0)
     aux = {"advantage": advantage, "embedded_advantage": embedded_advantage, "ratio": ratio}
     return score_loss + slope_loss, aux
 
@@ -245,13 +246,19 @@ def _held(policy_params: PyTree, behaviour_params: PyTree) -> PyTree:
     return jax.lax.stop_gradient(policy_params) if behaviour_params is None else behaviour_params
 
 
+def _emptied(segment: Segment) -> Segment:
+    """The segment, all zeros if its step is past the end: of what stands there no function may see anything."""
+    _check(segment)
+    return trees.where(segment.mask[0] > 0, segment, jax.tree.map(jnp.zeros_like, segment))
+
+
 def _score_loss(
     policy_params: PyTree, held: PyTree, segment: Segment, coefficient: Array, policy_fn: PolicyFn
 ) -> tuple[Array, Array]:
     """``-pi(a | s) / b(a | s) coefficient`` and the ratio; at the behaviour's parameters the slope is the score's."""
     log_prob = policy_fn(policy_params, segment.obs).log_prob(segment.action)
     ratio = jnp.exp(log_prob - policy_fn(held, segment.obs).log_prob(segment.action))
-    return -segment.mask[0] * ratio * coefficient, ratio
+    return jnp.where(segment.mask[0] > 0, -ratio * coefficient, 0.0), ratio
 
 
 def _act(policy_fn: Any) -> Any:
@@ -260,7 +267,6 @@ def _act(policy_fn: Any) -> Any:
 
 def _noise(segment: Segment, key: Key, *, horizon: int, tail: Tail) -> tuple[Array, Key, Key]:
     """Noise of the recorded path ``[k, A]``, keys of its model steps ``[k]`` and a key for fresh paths."""
-    _check(segment)
     chex.assert_scalar_non_negative(horizon)
     rows = segment.noise.shape[0]
     if horizon > rows:

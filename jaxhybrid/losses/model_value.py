@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxhybrid.ops import trees
 from jaxhybrid.ops.importance import per_decision_coefficients, per_decision_log_ratios
 from jaxhybrid.trajectories import Trajectory
 from jaxhybrid.types import Array, Key, PolicyFn, PyTree
@@ -49,7 +50,8 @@ def model_value_surrogate(
     """
     chex.assert_rank(trajectory.reward, 1)
     length = trajectory.reward.shape[0]
-    q = jax.vmap(q_fn)(trajectory.obs, trajectory.action, jax.random.split(key, length)) * trajectory.mask
+    inside, keys = trajectory.mask > 0, jax.random.split(key, length)
+    q = jnp.where(inside, jax.vmap(q_fn)(*_filled(trajectory), keys), 0.0)
 
     def coefficients(log_ratio: Array) -> Array:
         return jnp.power(gamma, jnp.arange(length, dtype=q.dtype)) * jnp.exp(log_ratio) * q
@@ -91,21 +93,26 @@ def per_decision_surrogate(
     del key
 
     def coefficients(log_ratio: Array) -> Array:
-        return per_decision_coefficients(
-            log_ratio, trajectory.reward * trajectory.mask, gamma=gamma, past_rewards=past_rewards
-        )
+        reward = jnp.where(trajectory.mask > 0, trajectory.reward, 0.0)
+        return per_decision_coefficients(log_ratio, reward, gamma=gamma, past_rewards=past_rewards)
 
     loss, log_ratio = _surrogate(policy_params, trajectory, policy_fn, coefficients)
     return loss, {"log_ratio": log_ratio}
 
 
+def _filled(trajectory: Trajectory) -> tuple[Array, Array]:
+    """Observations and actions; past the end, where anything may stand, those of the first step."""
+    return trees.fill(trajectory.mask > 0, (trajectory.obs, trajectory.action))
+
+
 def _surrogate(
     policy_params: PyTree, trajectory: Trajectory, policy_fn: PolicyFn, coefficients: Callable[[Array], Array]
 ) -> tuple[Array, Array]:
-    log_prob = jax.vmap(lambda s, a: policy_fn(policy_params, s).log_prob(a))(trajectory.obs, trajectory.action)
+    log_prob = jax.vmap(lambda s, a: policy_fn(policy_params, s).log_prob(a))(*_filled(trajectory))
     inside = trajectory.mask > 0
     # The ratio is of the same parameters, but a constant of the estimator.
     target = jnp.where(inside, jax.lax.stop_gradient(log_prob), 0.0)
     log_ratio = per_decision_log_ratios(target, jnp.where(inside, trajectory.behaviour_log_prob, 0.0))
-    weights = jax.lax.stop_gradient(coefficients(log_ratio)) * trajectory.mask
-    return -jnp.sum(jnp.where(inside, weights * log_prob, 0.0)), log_ratio[-1]
+    weights = jnp.where(inside, jax.lax.stop_gradient(coefficients(log_ratio)), 0.0)
+    # Where the ratio is 0 the logarithm is minus infinity.
+    return -jnp.sum(jnp.where(weights != 0, weights * log_prob, 0.0)), log_ratio[-1]

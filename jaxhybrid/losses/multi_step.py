@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import chex
 import jax.numpy as jnp
 
+from jaxhybrid.ops import trees
 from jaxhybrid.rollout import unroll
 from jaxhybrid.types import Array, Key, PyTree, Transition
 
@@ -68,15 +69,16 @@ def multi_step_loss(
     steps, mask, weight = Window(*window)
     chex.assert_rank([steps.obs, steps.reward, mask], [2, 1, 1])
     chex.assert_equal_shape([mask] if weight is None else [mask, weight])
+    # What was recorded past the end may be anything: no function sees it, and selects, not products, leave it out.
+    action = trees.fill(mask > 0, steps.action)
     path = unroll(
         steps.obs[0],
-        (steps.action, mask),
+        (action, mask),
         act_fn=lambda obs, action: action,
         step_fn=lambda obs, action, inside: (*predict_fn(model_params, obs, action), inside),
     )
     predicted = jnp.concatenate([path.obs[1:], path.final_obs[None]])
     scale = jnp.broadcast_to(change_scale, steps.obs.shape[1:])
-    # What was recorded past the end may be anything: a select, not a product.
     obs_gap = jnp.where(mask[:, None] > 0, (predicted - steps.next_obs) / scale[None], 0.0)
     reward_gap = jnp.where(mask > 0, (path.reward - steps.reward) / reward_scale, 0.0)
     if weight is not None:  # into the gaps, of which the squares are summed

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxhybrid.ops import trees
 from jaxhybrid.trajectories import Trajectory
 from jaxhybrid.types import Array, Key, PyTree
 
@@ -48,10 +49,9 @@ def weighted_nll(
     """
     del key
     chex.assert_equal_shape([step_weights, trajectory.mask])
-    weights = step_weights * trajectory.mask
-    log_prob = jax.vmap(log_prob_fn, in_axes=(None, 0, 0, 0))(
-        model_params, trajectory.obs, trajectory.action, trajectory.next_obs
-    )
-    # Padding may hold transitions that the model forbids: zero times minus infinity is NaN.
-    counted = jnp.where(weights != 0, log_prob, 0.0)
-    return -jnp.sum(weights * counted), {"total_weight": jnp.sum(weights)}
+    weights = jnp.where(trajectory.mask > 0, step_weights, 0.0)
+    counts = weights != 0
+    # Padding may hold transitions that the model forbids: zero times minus infinity is NaN, in the gradient too.
+    steps = trees.fill(counts, (trajectory.obs, trajectory.action, trajectory.next_obs))
+    log_prob = jax.vmap(log_prob_fn, in_axes=(None, 0, 0, 0))(model_params, *steps)
+    return -jnp.sum(weights * jnp.where(counts, log_prob, 0.0)), {"total_weight": jnp.sum(weights)}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxhybrid.types import Array, PyTree
 
-__all__ = ["all_finite", "axpy", "cosine", "dot", "lerp", "norm", "relative_change", "where"]
+__all__ = ["all_finite", "axpy", "cosine", "dot", "fill", "lerp", "norm", "relative_change", "where"]
 
 
 def dot(x: PyTree, y: PyTree) -> Array:
@@ -50,6 +50,16 @@ def lerp(x: PyTree, y: PyTree, weight: Array | float) -> PyTree:
 def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
     """Returns ``x`` where the boolean scalar ``condition`` holds, else ``y``; leaves may be typed keys."""
     return jax.tree.map(lambda x_i, y_i: jnp.where(condition, x_i, y_i), x, y)
+
+
+def fill(inside: Array, rows: PyTree) -> PyTree:
+    """Returns the rows of every leaf, ``[T, ...]``, the first of those ``inside [T]`` in place of the others.
+
+    For functions of padded sequences. A select of their results keeps the padding out of the loss, but where its slope
+    is not finite zero times that is NaN: so no function is to meet it.
+    """
+    first = jax.tree.map(lambda x: jnp.asarray(x)[jnp.argmax(inside)], rows)
+    return jax.vmap(where, in_axes=(0, 0, None))(inside, rows, first)
 
 
 def all_finite(x: PyTree) -> Array:

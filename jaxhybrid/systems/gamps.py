@@ -262,8 +262,8 @@ def policy_gradient(
             gamma=config.gamma,
             past_rewards=config.gradient == "reinforce",
         )
-        coefficients = jax.vmap(per_decision)(log_ratios, dataset.reward * dataset.mask)
-    weights = coefficients * dataset.mask / dataset.mask.shape[0]
+        coefficients = jax.vmap(per_decision)(log_ratios, jnp.where(dataset.mask > 0, dataset.reward, 0.0))
+    weights = jnp.where(dataset.mask > 0, coefficients, 0.0) / dataset.mask.shape[0]
 
     def surrogate(theta: PyTree) -> Array:
         return jnp.sum(jnp.where(dataset.mask > 0, weights * task.log_probs(theta, dataset), 0.0))

@@ -9,6 +9,10 @@ import pytest
 
 from jaxhybrid.envs import finite
 from jaxhybrid.estimators import model_value, per_decision
+from jaxhybrid.losses.model_value import model_value_surrogate, per_decision_surrogate
+from jaxhybrid.ops.categorical import Categorical
+from jaxhybrid.ops.gaussian import Gaussian
+from jaxhybrid.trajectories import Trajectory
 from tests import finite_case as case
 from tests.oracles import check_monte_carlo_mean
 
@@ -80,3 +84,35 @@ def test_steps_past_the_end_do_not_count(setting):
     ):
         run = partial(estimator, target, key=jax.random.key(0), policy_fn=case.policy_fn, gamma=0.9, **bound)
         np.testing.assert_allclose(run(trajectory=padded)[0], run(trajectory=short)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_nothing_past_the_end_reaches_loss_or_gradient(bad):
+    rng = np.random.default_rng(0)
+    obs, action, next_obs = jnp.asarray(rng.normal(size=(3, 5, 2)))
+    reward, log_prob = jnp.asarray(rng.normal(size=(2, 5)))
+    mask = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0])
+    clean = Trajectory(obs, action, reward, jnp.ones(5), next_obs, log_prob, mask)
+    spoilt = jax.tree.map(lambda x: x.at[3:].set(bad), clean)._replace(mask=mask)
+    bound = {"policy_fn": lambda gain, s: Gaussian(gain * s, 0.1 * s), "gamma": 0.9}
+    for loss in (
+        partial(model_value_surrogate, q_fn=lambda s, a, key: jnp.sum(s * a**2), **bound),
+        partial(per_decision_surrogate, past_rewards=True, **bound),
+    ):
+        run = jax.jit(partial(jax.value_and_grad(loss, has_aux=True), jnp.ones(2), key=jax.random.key(0)))
+        (_, grads), found = run(trajectory=clean), run(trajectory=spoilt)
+        jax.tree.map(np.testing.assert_array_equal, found, run(trajectory=clean))
+        assert np.all(grads != 0)
+
+
+def test_a_trajectory_that_the_policy_never_takes_has_no_gradient():
+    """Its ratio is 0, the logarithm of its probability minus infinity."""
+    zeros = jnp.zeros(2)
+    one = Trajectory(zeros[:, None], jnp.zeros(2, int), zeros + 1, zeros + 1, zeros[:, None], zeros - 1, zeros + 1)
+    bound = {"policy_fn": lambda table, s: Categorical(jnp.append(table, 0.0).at[0].set(-jnp.inf)), "gamma": 0.9}
+    for loss in (
+        partial(model_value_surrogate, q_fn=lambda s, a, key: jnp.ones(()), **bound),
+        partial(per_decision_surrogate, past_rewards=True, **bound),
+    ):
+        (value, _), grads = jax.value_and_grad(loss, has_aux=True)(jnp.zeros(2), one, jax.random.key(0))
+        assert value == 0 and not np.any(grads)

@@ -69,7 +69,7 @@ def test_the_decoder_loss_is_the_mean_over_all_prefixes_of_a_batch():
     np.testing.assert_allclose(jax.grad(total)(params), finite_difference(total, params), rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("padding", [1e30, jnp.nan])
+@pytest.mark.parametrize("padding", [1e30, jnp.inf, jnp.nan])
 def test_padding_changes_nothing(padding):
     params = jnp.asarray(np.random.default_rng(2).normal(size=(2, Z)), jnp.float32)
     inputs, mask, code = (x.astype(jnp.float32)[0] for x in examples())
@@ -77,6 +77,13 @@ def test_padding_changes_nothing(padding):
         jax.value_and_grad(lambda p, codes: context.decoder_loss(p, (codes, mask, code), KEY, decode_fn=decode)[0])
     )
     clean, spoilt = grad_fn(params, inputs), grad_fn(params, inputs.at[3:].add(7.0))
+    jax.tree.map(np.testing.assert_array_equal, clean, spoilt)
+    past = jnp.where(jnp.arange(T + 1) < 3, 0.0, padding)[:, None]
+    spoilt = jax.jit(
+        jax.value_and_grad(
+            lambda p: context.decoder_loss(p, (inputs, mask, code), KEY, decode_fn=lambda p, x: decode(p, x) + past)[0]
+        )
+    )(params)
     jax.tree.map(np.testing.assert_array_equal, clean, spoilt)
     codes = decode(params, inputs)
     rewards = [context.exploration_rewards(c, code, mask, penalty=0.1) for c in (codes, codes.at[3:].set(padding))]

@@ -349,10 +349,27 @@ def test_no_roll_out_is_the_score_of_the_advantage():
     assert aux["embedded_advantage"] == 0
 
 
-def test_a_step_past_the_end_counts_nothing():
-    gone = one_segment(mask=jnp.zeros(K))
-    for loss in (partial(mscv_loss, **MODEL), partial(svg_loss, **MODEL)):
-        assert jax.jit(loss)(case()[1], gone, jax.random.key(0))[0] == 0
+CRITIC = {"policy_fn": policy_fn, "q_fn": lambda s, a: s[0] * a[0] ** 2, "value_fn": wrong_value}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        partial(mscv_loss, **MODEL),
+        partial(mscv_loss, tail="cut", **MODEL),
+        partial(svg_loss, **MODEL),
+        partial(svg_loss, fresh_paths=2, **MODEL),
+        partial(qprop_loss, **CRITIC),
+        partial(qprop_loss, reading="released", **CRITIC),
+    ],
+)
+def test_a_step_past_the_end_counts_nothing(loss):
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    for garbage in (1.0, 1e30, np.inf, np.nan):
+        full = jax.tree.map(partial(jnp.full_like, fill_value=garbage), one_segment())
+        gone = full._replace(mask=jnp.zeros(K))
+        (value, _), grads = run(case()[1], gone, jax.random.key(0))
+        assert value == 0 and not np.any(grads)
 
 
 @pytest.mark.parametrize("loss", [mscv_loss, svg_loss])

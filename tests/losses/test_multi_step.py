@@ -74,11 +74,15 @@ def test_a_weight_counts_its_own_steps_error():
         value(jnp.ones(K + 1))
 
 
-def test_what_was_recorded_past_the_end_does_not_count():
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_was_recorded_past_the_end_does_not_count(bad):
+    def bent(params, obs, action):
+        next_obs = jnp.sin(params @ obs + B @ action)
+        return next_obs, next_obs[0] * action[0]
+
+    loss = partial(multi_step_loss, predict_fn=bent)
     steps, mask = window(0.2), jnp.array([1.0, 1.0, 0.0])
-    garbage = steps._replace(
-        next_obs=steps.next_obs * np.array([[1.0], [1.0], [np.nan]]), reward=steps.reward * np.array([1, 1, np.inf])
-    )
+    garbage = jax.tree.map(lambda x: jnp.asarray(x).at[2].set(bad), steps)
     wanted = jax.grad(loss, has_aux=True)(jnp.array(A), (steps, mask), KEY)
     found = jax.grad(loss, has_aux=True)(jnp.array(A), (garbage, mask), KEY)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)

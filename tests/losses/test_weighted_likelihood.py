@@ -42,6 +42,24 @@ def test_the_optimum_is_weighted_least_squares():
         np.testing.assert_allclose(leaf, np.zeros_like(leaf), atol=1e-12)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_step_that_does_not_count_reaches_neither_loss_nor_gradient(bad):
+    x, y = jnp.array([[1.0], [2.0], [3.0], [9.0]]), jnp.array([[2.0], [3.0], [7.0], [50.0]])
+    mask, weights = jnp.array([1.0, 1.0, 1.0, 0.0]), jnp.array([0.0, 4.0, 0.5, 1.0])
+    params = {"slope": jnp.array(0.7), "log_std": jnp.zeros(1)}
+
+    @jax.jit
+    def run(steps, omega):
+        loss = jax.value_and_grad(weighted_nll, has_aux=True)
+        return loss(params, steps, KEY, log_prob_fn=log_prob_fn, step_weights=omega)
+
+    clean = run(trajectory(x, y, mask), weights)
+    # The first step has no weight, the last one is past the end: the model forbids both transitions.
+    spoilt = trajectory(x.at[3].set(bad), y.at[0].set(jnp.inf).at[3].set(bad), mask)
+    jax.tree.map(np.testing.assert_array_equal, run(spoilt, weights.at[3].set(bad)), clean)
+    assert clean[1]["slope"] != 0
+
+
 def test_weights_of_another_length_are_refused():
     t = trajectory(jnp.ones((3, 1)), jnp.ones((3, 1)), jnp.ones(3))
     with pytest.raises(AssertionError):

@@ -60,6 +60,19 @@ def test_where_selects_leaves_and_keys():
     assert picked[1] == keys[1]
 
 
+def test_fill_lets_the_first_row_inside_stand_for_the_others():
+    rows = {"a": jnp.array([[9.0], [1.0], [jnp.nan], [2.0]]), "b": np.array([9, 1, 9, 2])}
+    inside = jnp.array([False, True, False, True])
+    filled = trees.fill(inside, rows)
+    np.testing.assert_array_equal(filled["a"], [[1.0], [1.0], [1.0], [2.0]])
+    np.testing.assert_array_equal(filled["b"], [1, 1, 1, 2])
+    # The square root has no slope at 0, the padding here.
+    slope = jax.grad(lambda x: jnp.sum(jnp.where(inside, jnp.sqrt(trees.fill(inside, x)), 0.0)))(
+        jnp.array([0.0, 1.0, 0.0, 4.0])
+    )
+    np.testing.assert_array_equal(slope, [0.0, 0.5, 0.0, 0.25])
+
+
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
 def test_all_finite(bad):
     assert bool(trees.all_finite((X, jnp.arange(3), jnp.array([True]))))
