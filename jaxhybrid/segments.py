@@ -56,7 +56,7 @@ def of_trajectory(
         noise = jax.vmap(lambda s, a: policy_fn(s).infer_noise(a))(trajectory.obs, trajectory.action)
     chex.assert_equal_shape([noise, trajectory.action])
     mask = trajectory.mask
-    reward = trajectory.reward * mask
+    reward = jnp.where(mask > 0, trajectory.reward, jnp.zeros_like(mask))
     discount = jnp.where(mask > 0, trajectory.discount, 1.0)
     # Past the end nothing is earned and nothing discounted, so the value of the end is carried back to it.
     factor = jnp.where(mask > 0, gamma, 1.0)

@@ -61,7 +61,9 @@ def collect(env: Env, key: Key, *, act_fn: Callable[[Array, Key], tuple[Array, A
         action, log_prob = act_fn(obs, action_key)
         env_state, after = env.step(env_state, jnp.atleast_1d(action).astype(obs.dtype), env_key)
         discount = 1.0 - after.terminated.astype(obs.dtype)
-        step = Trajectory(obs, action, mask * after.reward, discount, after.obs, mask * log_prob, mask)
+        # A select, not a product: past the end of an episode an environment may return anything.
+        reward, log_prob = (jnp.where(mask > 0, x, jnp.zeros_like(mask)) for x in (after.reward, log_prob))
+        step = Trajectory(obs, action, reward, discount, after.obs, log_prob, mask)
         ended = after.terminated | after.truncated
         return (env_state, after.obs, jnp.where(ended, 0.0, mask)), step
 

@@ -13,10 +13,10 @@ from jaxhybrid.trajectories import Trajectory
 from jaxhybrid.types import Transition
 
 T, K, GAMMA = 4, 2, 0.5
-# An episode of three steps, recorded at length four; the padding repeats the last step.
+# An episode of three steps, recorded at length four; the padding repeats the last step, and its reward is none.
 OBS = jnp.array([[1.0], [2.0], [3.0], [3.0]])
 NOISE = jnp.array([[0.1], [-0.2], [0.3], [9.0]])
-REWARD = jnp.array([1.0, 2.0, 4.0, 0.0])
+REWARD = jnp.array([1.0, 2.0, 4.0, jnp.nan])
 
 
 def policy(obs, kind=Gaussian):

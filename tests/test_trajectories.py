@@ -35,9 +35,17 @@ def test_collection_ends_with_the_episode():
         # Up in the lower area; left or right in the upper one, reversed there; the goal is in its corner.
         upper = obs[0] < 2
         along = jnp.where(obs[0] == 0, 3, 1)
-        return jnp.where(upper, along, 0), jnp.log(0.25)
+        ended = jnp.sum(obs) == 0
+        action = jnp.where(ended, 2, jnp.where(upper, along, 0))
+        return action, jnp.where(ended, -jnp.inf, jnp.log(0.25))
 
-    run = jax.jit(jax.vmap(lambda k: trajectories.collect(env, k, act_fn=act_fn, length=12)))
+    def step(env_state, action, key):
+        # Only past the end anyone goes down.
+        env_state, after = env.step(env_state, action, key)
+        return env_state, after._replace(reward=jnp.where(action[0] == 2, jnp.nan, after.reward))
+
+    broken = env._replace(step=step)
+    run = jax.jit(jax.vmap(lambda k: trajectories.collect(broken, k, act_fn=act_fn, length=12)))
     data = trajectories.checked(run(jax.random.split(jax.random.key(0), 20)))
     for t in range(20):
         length = int(data.mask[t].sum())
