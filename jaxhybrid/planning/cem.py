@@ -37,7 +37,7 @@ def plan(
     Maximises ``sum_{t<H} gamma^t r_t + gamma^H min_c Q_c(s_H, a_H)`` over sequences of ``H + 1`` actions, which are
     drawn from a Gaussian before the policy's squash. Its mean and standard deviation start as the policy's along a
     model roll-out from ``obs``, and are refitted to the best candidates. All candidates of an iteration meet the same
-    model noise, so that they differ by their actions alone.
+    model noise, so that they differ by their actions alone. One whose value is NaN counts as minus infinity.
 
     Args:
       obs: state to act in, ``[D]``.
@@ -91,7 +91,8 @@ def plan(
         draws = jax.random.normal(candidate_key, (num_candidates, *mean.shape), mean.dtype)
         candidates = mean[None] + jnp.sqrt(variance)[None] * draws
         values = jax.vmap(partial(objective, noise=noise))(candidates)
-        best, index = jax.lax.top_k(values, num_elites)
+        # The order of top_k puts NaN above every number.
+        best, index = jax.lax.top_k(jnp.where(jnp.isnan(values), -jnp.inf, values), num_elites)
         return refit(mean, variance, candidates[index], smoothing=smoothing), jnp.mean(best)
 
     start = _policy_sequence(obs, policy_fn, step_fn, jax.tree.map(lambda x: x[0], step_noise), horizon)

@@ -76,6 +76,17 @@ def test_executed_actions_are_squashed_unless_released():
     np.testing.assert_allclose(jnp.tanh(run(True)), run(False), rtol=1e-5)
 
 
+def test_a_candidate_without_a_value_is_no_elite():
+    def q_fn(obs, action):
+        return jnp.where(action[0] > 1.5, jnp.nan, -(action[0] ** 2))
+
+    action, aux = cem.plan(
+        OBS, KEY, policy_fn=lambda s: Gaussian(jnp.ones(1), jnp.zeros(1)), step_fn=step_fn, q_fn=q_fn, horizon=0
+    )
+    np.testing.assert_allclose(action, 0.0, atol=0.05)
+    assert -0.05 < aux["value"] <= 0.0
+
+
 def test_same_key_same_plan_and_jit_is_eager():
     eager = cem.plan(OBS, KEY, policy_fn=policy_fn, step_fn=step_fn, q_fn=exact_q(GAIN), gamma=0.9, horizon=2)[0]
     np.testing.assert_allclose(planned(q_fn=exact_q(GAIN), horizon=2)[0], eager, rtol=1e-4)
