@@ -120,7 +120,9 @@ def sequence_squared_error(
 
 
 def soft_bootstrap(obs: Array, key: Key, *, policy_fn: Any, q_fn: QFn, temperature: Array | float = 0.0) -> Array:
-    """Entropy-regularised value of a state, one draw per critic: ``Q_c(s, a) - temperature * log pi(a | s)``.
+    """Entropy-regularised value of a state, one draw: ``Q_c(s, a) - temperature * log pi(a | s)``.
+
+    All critics value the same action, so the errors of the draw are common to them.
 
     Args:
       obs: state, ``[D]``.
@@ -164,7 +166,7 @@ def expansion_values(
       q_fn: (slow) critics with bound parameters, ``(obs, action) -> []`` or ``[C]``.
       horizon: model steps after the transition, ``H >= 0``, static.
       gamma: discount factor.
-      temperature: weight of the entropy in the bootstrap.
+      temperature: weight of the entropy, in the bootstrap and in the bonus along the path.
       step_noise: what ``step_fn`` receives instead of fresh keys, leading axis ``[H]``.
       cumulative_discount: False multiplies a reward by the discount of the step before it alone, as the released MAAC
         does, so that a path that ended goes on being paid.
