@@ -53,7 +53,7 @@ def score_function(
       ``(grads, aux)``, the direction of ascent and aux ``value``, the return of the roll-out.
 
     Raises:
-      AssertionError: ``obs`` is not a float vector or ``horizon`` is below 1.
+      AssertionError: ``obs`` is not a float vector, ``horizon`` is below 1, or a function returns another shape.
 
     Source: Williams 1992, Simple statistical gradient-following algorithms; Sutton et al. 2000, theorem 1.
     """
@@ -67,12 +67,14 @@ def score_function(
     )
     bootstrap = 0.0 if value_fn is None else value_fn(path.final_obs)
     to_go = discounted_returns(path.reward, path.discount, gamma=gamma, bootstrap=bootstrap)
-    advantage = to_go if baseline_fn is None else to_go - jax.vmap(baseline_fn)(path.obs)
+    baseline = jnp.zeros_like(to_go) if baseline_fn is None else jax.vmap(baseline_fn)(path.obs)
+    chex.assert_equal_shape([to_go, baseline])
     reached = jnp.cumprod(jnp.concatenate([jnp.ones((1,), to_go.dtype), gamma * path.discount[:-1]]))
-    weight = reached * advantage
+    weight = reached * (to_go - baseline)
 
     def surrogate(params: PyTree) -> Array:
         log_prob = jax.vmap(lambda s, a: policy_fn(params, s).log_prob(a))(path.obs, path.action)
+        chex.assert_equal_shape([weight, log_prob])
         return jnp.sum(weight * log_prob)
 
     return jax.grad(surrogate)(policy_params), {"value": to_go[0]}

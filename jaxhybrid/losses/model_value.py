@@ -46,12 +46,17 @@ def model_value_surrogate(
     Returns:
       ``(loss [], aux)`` with aux ``q``, the mean value over the steps, and ``log_ratio`` of the trajectory.
 
+    Raises:
+      AssertionError: a value or a log-probability that is no number, ``[]``.
+
     Source: D'Oro et al. 2020, Gradient-aware model-based policy search, equation 5.
     """
     chex.assert_rank(trajectory.reward, 1)
     length = trajectory.reward.shape[0]
     inside, keys = trajectory.mask > 0, jax.random.split(key, length)
-    q = jnp.where(inside, jax.vmap(q_fn)(*_filled(trajectory), keys), 0.0)
+    q = jax.vmap(q_fn)(*_filled(trajectory), keys)
+    chex.assert_equal_shape([q, trajectory.mask])
+    q = jnp.where(inside, q, 0.0)
 
     def coefficients(log_ratio: Array) -> Array:
         return jnp.power(gamma, jnp.arange(length, dtype=q.dtype)) * jnp.exp(log_ratio) * q
@@ -88,6 +93,9 @@ def per_decision_surrogate(
     Returns:
       ``(loss [], aux)`` with aux ``log_ratio`` of the trajectory.
 
+    Raises:
+      AssertionError: a log-probability that is no number, ``[]``.
+
     Source: Sutton et al. 2000, theorem 1; Williams 1992; ratios as in Precup, Sutton and Singh 2000.
     """
     del key
@@ -109,6 +117,7 @@ def _surrogate(
     policy_params: PyTree, trajectory: Trajectory, policy_fn: PolicyFn, coefficients: Callable[[Array], Array]
 ) -> tuple[Array, Array]:
     log_prob = jax.vmap(lambda s, a: policy_fn(policy_params, s).log_prob(a))(*_filled(trajectory))
+    chex.assert_equal_shape([log_prob, trajectory.mask])
     inside = trajectory.mask > 0
     # The ratio is of the same parameters, but a constant of the estimator.
     target = jnp.where(inside, jax.lax.stop_gradient(log_prob), 0.0)

@@ -61,7 +61,7 @@ def multi_step_loss(
       ``(loss [], aux)`` with aux ``obs_error`` and ``reward_error``, the two weighted sums without ``alpha``.
 
     Raises:
-      AssertionError: transitions without the axis of steps, or weights of another shape.
+      AssertionError: transitions without the axis of steps, or weights or predicted rewards of another shape.
 
     Source: Combining model-based and model-free RL via multi-step control variates (ICLR 2018 submission), section 5.
     """
@@ -77,6 +77,7 @@ def multi_step_loss(
         act_fn=lambda obs, action: action,
         step_fn=lambda obs, action, inside: (*predict_fn(model_params, obs, action), inside),
     )
+    chex.assert_equal_shape([path.reward, steps.reward])
     predicted = jnp.concatenate([path.obs[1:], path.final_obs[None]])
     scale = jnp.broadcast_to(change_scale, steps.obs.shape[1:])
     obs_gap = jnp.where(mask[:, None] > 0, (predicted - steps.next_obs) / scale[None], 0.0)

@@ -43,7 +43,7 @@ def weighted_nll(
       ``(loss [], aux)`` with aux ``total_weight``.
 
     Raises:
-      AssertionError: weights of another length than the trajectory.
+      AssertionError: weights or log-probabilities of another shape than the mask of the trajectory.
 
     Source: D'Oro et al. 2020, Gradient-aware model-based policy search, equation 3.
     """
@@ -54,4 +54,5 @@ def weighted_nll(
     # Padding may hold transitions that the model forbids: zero times minus infinity is NaN, in the gradient too.
     steps = trees.fill(counts, (trajectory.obs, trajectory.action, trajectory.next_obs))
     log_prob = jax.vmap(log_prob_fn, in_axes=(None, 0, 0, 0))(model_params, *steps)
+    chex.assert_equal_shape([log_prob, weights])
     return -jnp.sum(weights * jnp.where(counts, log_prob, 0.0)), {"total_weight": jnp.sum(weights)}

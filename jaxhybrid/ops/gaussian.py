@@ -35,6 +35,8 @@ def _log_tanh_slope(u: Array) -> Array:
 class Gaussian(NamedTuple):
     """Diagonal Gaussian ``N(mean, exp(log_std)^2)`` over the last axis.
 
+    Every method refuses arguments of other shapes, which would be broadcast and summed over, by an AssertionError.
+
     Attributes:
       mean: ``[A]``.
       log_std: logarithm of the standard deviation, ``[A]``.
@@ -49,7 +51,7 @@ class Gaussian(NamedTuple):
 
     def reparameterise(self, noise: Array) -> Array:
         """``mean + std * noise`` for standard normal ``noise [A]``; differentiable in the parameters, ``[A]``."""
-        chex.assert_equal_shape([self.mean, noise])
+        chex.assert_equal_shape([self.mean, self.log_std, noise])
         return self.mean + jnp.exp(self.log_std) * noise
 
     def sample(self, key: Key) -> Array:
@@ -68,10 +70,12 @@ class Gaussian(NamedTuple):
 
     def log_prob_of_noise(self, noise: Array) -> Array:
         """Log-density of ``reparameterise(noise)``, ``[]``."""
+        chex.assert_equal_shape([self.mean, self.log_std, noise])
         return _log_normal(noise) - jnp.sum(self.log_std, axis=-1)
 
     def entropy(self) -> Array:
         """Differential entropy in nats, ``[]``."""
+        chex.assert_equal_shape([self.mean, self.log_std])
         return jnp.sum(self.log_std + 0.5 * (1.0 + _LOG_2PI), axis=-1)
 
     def infer_noise(self, action: Array) -> Array:
@@ -80,6 +84,7 @@ class Gaussian(NamedTuple):
 
     def kl(self, other: Gaussian) -> Array:
         """``KL(self || other)`` in nats, ``[]``."""
+        chex.assert_equal_shape([*self, *other])
         ratio = jnp.exp(2.0 * (self.log_std - other.log_std))
         shift = jnp.square((self.mean - other.mean) * jnp.exp(-other.log_std))
         return 0.5 * jnp.sum(ratio + shift - 1.0, axis=-1) + jnp.sum(other.log_std - self.log_std, axis=-1)
