@@ -287,7 +287,7 @@ def _critic_loss(
 def depth_weights(parts: Parts, params: dict[str, PyTree], data: Transition, key: Key) -> Array:
     """Weights of the planner's depths ``[D+1]``: the paper's mean, or one of its proposals against model error."""
     config = parts.config
-    if config.depth_weighting == "uniform":
+    if config.depth_weighting == "uniform" or config.match_depth == 0:  # one depth has nothing to be weighed against
         return jnp.ones(config.match_depth + 1)
     if config.depth_weighting == "discounted":
         return gradient_matching.discounted_depths(config.match_depth, config.depth_decay)

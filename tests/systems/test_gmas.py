@@ -266,11 +266,12 @@ def test_random_moves_are_kept_in_their_order():
         # The drift is 0.2 of the spread after one step, and 0.4 after two.
         ({"depth_weighting": "accurate", "error_threshold": 0.3}, [1.0, 1.0, 0.0]),
         ({"depth_weighting": "accurate", "error_threshold": 0.1}, [1.0, 0.0, 0.0]),
+        ({"depth_weighting": "inverse_error", "match_depth": 0}, [1.0]),
     ],
 )
 def test_the_papers_proposals_are_values_of_a_knob(changes, expected):
     parts = shift_parts(0.2 * float(jnp.std(walk().next_obs)))
-    parts = parts._replace(config=config(match_depth=2, **changes))
+    parts = parts._replace(config=config(**({"match_depth": 2} | changes)))
     weights = gmas_updates.depth_weights(parts, {"encoder": None, "dynamics": None}, walk(), KEY)
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
