@@ -1,20 +1,21 @@
 """MSCV against TRPO, Q-Prop and stochastic value gradients on the MuJoCo tasks of 2017.
 
 ``python -m experiments mscv --env swimmer --method mscv --seeds 10``; ``--method trpo`` is the same step without the
-control variate, ``--method all`` runs every method, draws the curves and prints table 1. ``--preset`` names other
-numbers (``demo``, ``smoke``), ``--config.<field>`` changes one of them; ``--env`` also takes any environment with
-continuous actions.
+control variate, ``--method all`` runs every method, draws the curves and prints table 1, and goes on with ``--resume``
+where it was stopped. ``--preset`` names other numbers (``demo``, ``smoke``), ``--config.<field>`` changes one of them;
+``--env`` also takes any environment with continuous actions.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxhybrid.errors import InputError, unknown
-from jaxhybrid.runtime import cli, records, training
+from jaxhybrid.runtime import cli, console, records, training
 from jaxhybrid.systems import mscv
 
 STUDY = "mscv"
@@ -34,16 +35,31 @@ def main(argv: Sequence[str]) -> int:
     method, rest = _method(argv)
     if method != "all":
         return _train(_parsed(rest, method)).exit_code
+    first = _parsed(rest, METHODS[0])
+    default = records.default_directory(STUDY, first.config.env or first.env, "all", first.run.seed)
+    out = Path(first.run.out or default).expanduser()
+    begun = [each for each in METHODS if (out / each / records.MANIFEST).exists()]
+    for each in METHODS:
+        # What was stopped had not begun the methods that come later.
+        fresh = ["--no-resume"] if begun and each not in begun else []
+        code = _train(_parsed([*rest, "--out", str(out / each), *fresh], each)).exit_code
+        if code:
+            return code
+    return _tabulated(out)
+
+
+def _tabulated(out: Path) -> int:
+    """Prints the table, or how to get it where it needs something that only the user knows."""
     # Imported here, because one method needs no table.
     from experiments import mscv_table
 
-    first = _parsed(rest, METHODS[0])
-    out = Path(first.run.out or records.default_directory(STUDY, first.config.env or first.env, "all", first.run.seed))
-    for each in METHODS:
-        code = _train(_parsed([*rest, "--out", str(out / each)], each)).exit_code
-        if code:
-            return code
-    return mscv_table.main(["--runs", str(out)])
+    env = records.identity(out / METHODS[0])["env"]
+    lacking = [] if mscv_table.published(env) is not None else ["--threshold", "RETURN"]
+    command = ["--runs", str(out)]
+    if not lacking:
+        return mscv_table.main(command)
+    console.say(f"for the table: python -m experiments mscv_table {shlex.join([*command, *lacking])}")
+    return 0
 
 
 def _train(arguments: cli.Arguments):

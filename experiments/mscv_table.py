@@ -25,7 +25,7 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, curves, plots, records
 from jaxhybrid.runtime.statistics import mean_difference
 
-__all__ = ["THRESHOLDS", "main", "reached", "table"]
+__all__ = ["THRESHOLDS", "main", "published", "reached", "table"]
 
 THRESHOLDS = {"swimmer": 90.0, "reacher": -7.0, "walker": 2500.0, "hopper": 2000.0}
 """Of the paper's table 1."""
@@ -67,9 +67,9 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"runs={str(directory)!r} has runs on {', '.join(sorted(names))}: compare one environment.")
     env = names.pop()
     task = env.rpartition("/")[2]
-    threshold = THRESHOLDS.get(task) if arguments.threshold is None else arguments.threshold
+    threshold = published(env) if arguments.threshold is None else arguments.threshold
     if threshold is None:
-        raise InputError(f"threshold is missing: the paper has none for {env!r}.")
+        raise InputError(f"threshold is missing: the paper has none for {env!r}, so name one with --threshold.")
     curve = {method: curves.of_records(_in_one(run), _METRIC, method) for method, run in found.items()}
     rows = {method: reached(each, threshold) for method, each in curve.items()}
     if _BASE in rows:
@@ -90,6 +90,11 @@ def main(argv: Sequence[str]) -> int:
         curve, directory / "curves.png", metric=_METRIC, title=env, reference=("threshold", threshold)
     )
     return 0
+
+
+def published(env: str) -> float | None:
+    """Returns the threshold that the paper has for an environment, None where it has none."""
+    return THRESHOLDS.get(env.rpartition("/")[2])
 
 
 def reached(curve: curves.Curve, threshold: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The study end to end: a tiny run on the host, its table and its predictions, and what is refused."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from experiments import mscv, mscv_prediction, mscv_table
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import lock, loop, records
 from jaxhybrid.runtime.curves import Curve
 from jaxhybrid.runtime.statistics import mean_difference
 
@@ -25,12 +27,12 @@ def runs(tmp_path_factory):
 def test_a_smoke_run_leaves_what_a_run_leaves(runs):
     names = {path.name for path in (runs / "mscv").iterdir()}
     assert {"manifest.json", "metrics.jsonl", "checkpoints", "curve.png", "policy"} <= names
-    records = [json.loads(line) for line in (runs / "mscv" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["iteration"] for row in records] == [0, 1, 2, 3]
-    assert records[-1]["env/steps"] == 3 * 64
-    assert records[-1]["policy/kl"] > 0
+    rows = [json.loads(line) for line in (runs / "mscv" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
+    assert rows[-1]["env/steps"] == 3 * 64
+    assert rows[-1]["policy/kl"] > 0
     # Episodes of 50 steps: the second batch of 32 is the first that one ends in.
-    assert records[1]["collect/episode_return"] is None and records[2]["collect/episode_return"] < 0
+    assert rows[1]["collect/episode_return"] is None and rows[2]["collect/episode_return"] < 0
 
 
 def test_the_model_predicts_open_loop(runs):
@@ -58,6 +60,36 @@ def test_one_command_runs_every_method(tmp_path):
     facts = json.loads((out / "table1.json").read_text())
     assert set(facts["iterations_to_threshold"]) == set(mscv.METHODS)
     assert (out / "curves.png").exists()
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Lets the study open the directory of a method instead of training it; the values are exit codes by method."""
+    codes = {}
+
+    def train(setting, *, study, options, **_):
+        directory = Path(options.out)
+        records.open_run(directory, {"study": study, "env": setting.env.spec.name}, {}, resume=options.resume)
+        lock.release(directory)
+        return loop.RunResult(directory, None, 0, codes.setdefault(directory.name, 0))
+
+    monkeypatch.setattr(mscv.training, "train", train)
+    return codes
+
+
+def test_every_method_goes_on_where_it_was_stopped(trained, tmp_path, capsys):
+    arguments = ["--method", "all", "--env", "pendulum", "--out", str(tmp_path / "all")]
+    with pytest.raises(InputError, match="holds no run to resume"):
+        mscv.main([*arguments, "--resume"])
+    trained["trpo"] = 130
+    assert mscv.main(arguments) == 130
+    assert set(trained) == {"mscv", "trpo"}
+    trained["trpo"] = 0
+    assert mscv.main([*arguments, "--resume"]) == 0
+    assert set(trained) == set(mscv.METHODS)
+    # The paper has no threshold here.
+    line = f"python -m experiments mscv_table --runs {tmp_path / 'all'} --threshold RETURN"
+    assert line in capsys.readouterr().err
 
 
 def test_reached_by_hand():
