@@ -12,12 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxhybrid.errors import unknown
+from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.ops import products
 from jaxhybrid.ops.gaussian import Gaussian, TanhGaussian
 from jaxhybrid.types import Array, Key, PyTree
 
-__all__ = ["ACTIVATIONS", "MLP", "Network", "critics", "ensemble", "gaussian_policy", "mlp"]
+__all__ = ["ACTIVATIONS", "MLP", "Network", "check_widths", "critics", "ensemble", "gaussian_policy", "mlp"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": nn.elu,
@@ -66,6 +66,21 @@ class MLP(nn.Module):
         for width in self.hidden:
             x = ACTIVATIONS[self.activation](dense(width, 1.0)(x))
         return dense(self.out, self.out_scale**2)(x)
+
+
+def check_widths(record: object, *names: str) -> None:
+    """Refuses a record of numbers if a field of hidden layers holds one without units.
+
+    Args:
+      record: a dataclass.
+      *names: its fields that hold the units of each layer.
+
+    Raises:
+      InputError: names the field.
+    """
+    for name in names:
+        if min(getattr(record, name), default=1) < 1:
+            raise InputError(f"{name}={getattr(record, name)} has a layer without units: each needs at least 1.")
 
 
 def mlp(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxhybrid.errors import InputError, check_choices, unknown
 from jaxhybrid.estimators.signal import check_parts
-from jaxhybrid.networks import ACTIVATIONS
+from jaxhybrid.networks import ACTIVATIONS, check_widths
 from jaxhybrid.types import Array, EnvSpec
 
 __all__ = ["Config", "RolloutSchedule", "checked", "presets"]
@@ -204,6 +204,7 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     for name in ("policy_activation", "critic_activation", "model_activation"):
         if getattr(config, name) not in ACTIVATIONS:
             raise unknown(name, getattr(config, name), ACTIVATIONS)
+    check_widths(config, "policy_hidden", "critic_hidden", "model_hidden")
     schedule = config.rollout_schedule
     if min(schedule.shortest, schedule.longest) < 1:
         raise InputError(f"rollout_schedule={schedule} has a length below 1; use real_ratio=1 for no model data.")
@@ -224,6 +225,16 @@ def checked(config: Config, spec: EnvSpec) -> Config:
             raise InputError(f"{name}={value} must be a multiple of {by}={divisor}; the nearest is {nearest}.")
     if max(config.initial_steps, config.steps_per_iteration) > config.real_capacity:
         raise InputError(f"real_capacity={config.real_capacity} must hold initial_steps and steps_per_iteration.")
+    _check_env(config, spec)
+    return config
+
+
+def _check_env(config: Config, spec: EnvSpec) -> None:
+    if spec.num_actions is not None:
+        raise InputError(
+            f"env={spec.name!r} has discrete actions: MAAC and its ablations differentiate through continuous ones, as "
+            "those of 'pendulum'."
+        )
     if config.model_reward_on == "released" and not spec.name.startswith("mbbl/"):
         raise InputError(
             f"model_reward_on='released' exists for mbbl/ environments only, not for {spec.name!r}: use 'env'."
@@ -233,7 +244,6 @@ def checked(config: Config, spec: EnvSpec) -> Config:
             f"env={spec.name!r} ends episodes in a way that its observation does not tell, so no model can know when: "
             "use a model-free preset such as 'sac', or an environment without termination such as 'mbbl/halfcheetah'."
         )
-    return config
 
 
 _PAPER = Config(env="mbbl/halfcheetah")

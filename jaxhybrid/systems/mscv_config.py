@@ -10,7 +10,7 @@ import jax
 
 from jaxhybrid.errors import InputError, check_choices, unknown
 from jaxhybrid.estimators.signal import check_parts
-from jaxhybrid.networks import ACTIVATIONS
+from jaxhybrid.networks import ACTIVATIONS, check_widths
 from jaxhybrid.types import EnvSpec
 
 __all__ = ["Config", "checked", "presets"]
@@ -158,6 +158,7 @@ def checked(config: Config, spec: EnvSpec) -> Config:
     for name in ("activation", "model_activation"):
         if getattr(config, name) not in ACTIVATIONS:
             raise unknown(name, getattr(config, name), ACTIVATIONS)
+    check_widths(config, "hidden", "model_hidden")
     for name, value, by, divisor in (
         ("steps_per_iteration", config.steps_per_iteration, "num_envs", config.num_envs),
         ("steps_per_iteration", config.steps_per_iteration, "segment_chunk", config.segment_chunk),

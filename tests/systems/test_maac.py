@@ -443,6 +443,9 @@ def test_every_ablation_of_smoke_steps(name):
         ({"gamma": 1.01}, r"gamma=1.01 must lie in \[0, 1\]"),
         ({"real_ratio": -0.1}, r"real_ratio=-0.1 must lie in \[0, 1\]"),
         ({"policy_activation": "rellu"}, "policy_activation='rellu' is unknown: did you mean 'relu'"),
+        ({"policy_hidden": (0,)}, r"policy_hidden=\(0,\) has a layer without units: each needs at least 1"),
+        ({"critic_hidden": (8, -1)}, r"critic_hidden=\(8, -1\) has a layer without units"),
+        ({"model_hidden": (0, 8)}, r"model_hidden=\(0, 8\) has a layer without units"),
         ({"model_activation": "swich"}, "model_activation='swich'.*'swish'"),
         ({"model_reward_on": "Env"}, "model_reward_on='Env' is unknown: did you mean 'env'"),
         ({"trajectory_sampling": "ts2"}, "trajectory_sampling='ts2' is unknown: did you mean 'ts1'"),
@@ -463,6 +466,13 @@ def test_senseless_numbers_are_refused(changes, match):
     with pytest.raises(InputError, match=match) as caught:
         maac.make(dataclasses.replace(SMOKE, **changes), envs.make("pendulum"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", ["smoke", "smoke/sac"])
+def test_discrete_actions_are_refused(preset):
+    # Of an environment whose end a model could not see either: other actions are the first thing it lacks.
+    with pytest.raises(InputError, match="env='city/distraction' has discrete actions"):
+        maac.make(maac.presets[preset], envs.make("city/distraction"))
 
 
 def test_a_model_needs_an_end_that_it_can_see():

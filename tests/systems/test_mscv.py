@@ -393,6 +393,8 @@ def test_on_a_host_the_batch_is_passed_in():
         ({"model_weights": "own"}, "model_weights='own' is unknown: did you mean 'own_score'"),
         ({"model_max_ratio": -1.0}, "model_max_ratio=-1.0 must be positive"),
         ({"activation": "tan"}, "activation='tan' is unknown: did you mean 'tanh'"),
+        ({"hidden": (0,)}, r"hidden=\(0,\) has a layer without units: each needs at least 1"),
+        ({"model_hidden": (8, -1)}, r"model_hidden=\(8, -1\) has a layer without units"),
         ({"num_envs": 3}, "steps_per_iteration=64 must be a multiple of num_envs=3; the nearest is 63"),
         ({"segment_chunk": 48}, "multiple of segment_chunk=48; the nearest is 48"),
         ({"horizon": 40}, "horizon=40 is longer than the 32 steps"),
