@@ -55,11 +55,12 @@ def main(argv: Sequence[str]) -> int:
         description=__doc__,
         presets=PRESETS,
         where="pendulum",
-        least={"seeds": 2, "iterations": 1, "steps_per_iteration": 1, "updates_per_iteration": 1, "widths": 1},
+        least={"seeds": 2, "iterations": 2, "steps_per_iteration": 1, "updates_per_iteration": 1, "widths": 1},
     )
     # Imported here, so that a refused argument needs no JAX.
     from experiments._model_weights import runs
 
+    runs.check(study.config)
     study.open()
     rows = runs.compare(study.config, study.seed)
     runs.draw(rows, study.out / "returns.png")

@@ -15,15 +15,26 @@ import scipy.stats
 
 from jaxhybrid.envs import episodes, pendulum
 from jaxhybrid.systems import maac
+from jaxhybrid.systems.maac_config import checked
 from jaxhybrid.types import Array, Key
 
 if TYPE_CHECKING:
     from experiments.model_weights import Config
 
-__all__ = ["compare", "draw"]
+__all__ = ["check", "compare", "draw"]
 
 _KINDS = {"uniform": ("every step alike", "#D55E00"), "own_score": ("gradient-aware", "#009E73")}
 _EPISODES = 10
+
+
+def check(config: Config) -> None:
+    """Refuses numbers that make no run.
+
+    Raises:
+      InputError: names the field.
+    """
+    for width in config.widths:
+        checked(_numbers(config, width, "uniform"), pendulum.make().spec)
 
 
 def compare(config: Config, first_seed: int) -> list[dict[str, Any]]:

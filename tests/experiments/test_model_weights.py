@@ -27,7 +27,7 @@ def test_small_run(tmp_path, capsys):
     ("argv", "field"),
     [
         (["--seeds", "1"], "seeds"),
-        (["--iterations", "0"], "iterations"),
+        (["--iterations", "1"], "iterations=1 must be at least 2"),
         (["--widths", "0"], "widths"),
         (["--seed", "-1"], "seed"),
         (["--out", ""], "out"),
@@ -36,3 +36,9 @@ def test_small_run(tmp_path, capsys):
 def test_bad_arguments_are_refused(argv, field):
     with pytest.raises(InputError, match=rf"^{field}"):
         model_weights.main(argv)
+
+
+def test_numbers_that_make_no_run_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="steps_per_iteration=33 must be a multiple of num_envs=2"):
+        model_weights.main(["--steps-per-iteration", "33", "--out", str(tmp_path / "run")])
+    assert not list(tmp_path.iterdir())
