@@ -49,6 +49,8 @@ class Arguments:
     """Model steps of a plan."""
     candidates: int | None = None
     """Action sequences per iteration of the planner."""
+    elites: int | None = None
+    """The best of them, which a refit uses; by default a tenth."""
     iterations: int | None = None
     """Refits per action."""
 
@@ -70,9 +72,12 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments maac_planning", description=__doc__)
     planner = {n: getattr(arguments, n) or value for n, value in _PLANNERS[arguments.preset].items()}
+    planner["elites"] = arguments.elites or max(1, planner["candidates"] // 10)
     for name, value in planner.items():
         if value < 1 or getattr(arguments, name) == 0:
             raise InputError(f"{name}={getattr(arguments, name)} must be at least 1.")
+    if planner["elites"] > planner["candidates"]:
+        raise InputError(f"elites={planner['elites']} must be at most candidates={planner['candidates']}.")
     if arguments.run is not None and arguments.out is not None:
         raise InputError(
             "run and out are both given: --out is the directory of a run to train, --run of a finished one."
@@ -104,6 +109,7 @@ def _evaluate(
         horizon=planner["horizon"],
         num_candidates=planner["candidates"],
         num_iterations=planner["iterations"],
+        num_elites=planner["elites"],
     )
     policy = maac.make(config, env).act
     table = {}

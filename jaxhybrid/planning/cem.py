@@ -49,7 +49,7 @@ def plan(
       gamma: discount factor.
       num_candidates: sequences per iteration, static.
       num_iterations: refits, static.
-      num_elites: candidates that a refit uses, static.
+      num_elites: candidates that a refit uses, ``1 <= num_elites <= num_candidates``, static.
       smoothing: weight of the old mean and variance in a refit.
       step_noise: what ``step_fn`` receives instead of fresh keys, leading axes ``[num_iterations + 1, H]``: one for the
         first roll-out and one for every iteration; for instance the model member of each step.

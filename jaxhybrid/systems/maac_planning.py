@@ -20,7 +20,13 @@ __all__ = ["planned_act"]
 
 
 def planned_act(
-    config: Config, env: Env | HostEnv, *, horizon: int = 5, num_candidates: int = 256, num_iterations: int = 5
+    config: Config,
+    env: Env | HostEnv,
+    *,
+    horizon: int = 5,
+    num_candidates: int = 256,
+    num_iterations: int = 5,
+    num_elites: int = 25,
 ) -> Callable[..., Array]:
     """Returns ``act(state, obs [D], key) -> action [A]`` that plans with everything a state of MAAC holds.
 
@@ -32,6 +38,7 @@ def planned_act(
       horizon: model steps of a plan, ``H``.
       num_candidates: sequences per iteration.
       num_iterations: refits per action.
+      num_elites: sequences that a refit uses, at most ``num_candidates``.
 
     Raises:
       InputError: the configuration has no model, or does not fit the environment.
@@ -60,6 +67,7 @@ def planned_act(
             gamma=config.gamma,
             num_candidates=num_candidates,
             num_iterations=num_iterations,
+            num_elites=num_elites,
             step_noise=noise,
         )[0]
 

@@ -30,8 +30,10 @@ def test_a_smoke_run_leaves_what_a_run_leaves(run):
 
 
 def test_planning_evaluates_the_run(run):
-    assert maac_planning.main(["--run", str(run), "--preset", "smoke"]) == 0
+    # Fewer sequences than the planner has elites by itself.
+    assert maac_planning.main(["--run", str(run), "--preset", "smoke", "--candidates", "8"]) == 0
     facts = json.loads((run / "planning.json").read_text())
+    assert (facts["planner"]["candidates"], facts["planner"]["elites"]) == (8, 1)
     assert facts["returns"].keys() == {"policy", "policy + planning"}
     assert [len(returns) for returns in facts["returns"]["policy"]] == [2]
 
@@ -57,7 +59,13 @@ def test_bad_input_is_refused_before_anything_is_written(arguments, field, tmp_p
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "no run"), (["--horizon", "0"], "horizon=0"), (["--out", "elsewhere"], "both given")],
+    [
+        ([], "no run"),
+        (["--horizon", "0"], "horizon=0"),
+        (["--elites", "0"], "elites=0 must be at least 1"),
+        (["--candidates", "8", "--elites", "9"], "elites=9 must be at most candidates=8"),
+        (["--out", "elsewhere"], "both given"),
+    ],
 )
 def test_planning_refuses_what_is_no_run_or_no_planner(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
