@@ -2,7 +2,7 @@
 
 Trains a run of ``python -m experiments maac``, or takes the one named with ``--run``, and evaluates, on the same start
 states, the policy alone and the cross-entropy planner that starts from it and uses the run's model and critics. Adds
-nothing but ``planning.json`` to the directory of the run.
+nothing but ``planning.json`` to the directory of the run, or writes it where ``--result`` says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import experiments.maac
 from jaxhybrid import envs
 from jaxhybrid.envs import episodes
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import checkpoint, cli, console, programs, records
+from jaxhybrid.runtime import checkpoint, cli, console, outputs, programs, records
 from jaxhybrid.runtime.members import Member
 from jaxhybrid.systems import maac
 from jaxhybrid.systems.maac_config import RolloutSchedule
@@ -43,6 +43,8 @@ class Arguments:
     """Seeds of the run to train."""
     out: str | None = None
     """Directory of the run to train; by default as for the study maac."""
+    result: str | None = None
+    """File of the returns; by default planning.json in the directory of the run."""
     episodes: int | None = None
     """Episodes per seed, the same start states with and without planning."""
     horizon: int | None = None
@@ -68,7 +70,8 @@ def main(argv: Sequence[str]) -> int:
       argv: see ``--help``.
 
     Raises:
-      InputError: no run of MAAC there, or an argument that makes no sense; nothing was written then.
+      InputError: no run of MAAC there, one with a result already, or an argument that makes no sense; nothing was
+        written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments maac_planning", description=__doc__)
     planner = {n: getattr(arguments, n) or value for n, value in _PLANNERS[arguments.preset].items()}
@@ -82,20 +85,24 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(
             "run and out are both given: --out is the directory of a run to train, --run of a finished one."
         )
-    directory = Path(arguments.run or arguments.out or records.default_directory("maac", "", arguments.preset, 0))
+    default = records.default_directory("maac", "", arguments.preset, 0)
+    directory = Path(arguments.run or arguments.out or default).expanduser()
+    if arguments.result is not None:
+        outputs.new_file(arguments.result, field="result")
     if arguments.run is None:
         options = ["--preset", arguments.preset, "--seeds", str(arguments.seeds), "--out", str(directory)]
         code = experiments.maac.main(options)
         if code:
             return code
-    identity = _identity(directory.expanduser())
+    identity = _identity(directory)
     config = _config(identity["config"])
     env = envs.make_rescaled(identity["env"], config.num_envs)
     if not isinstance(env, Env):
         raise InputError(f"run={str(directory)!r} is on {env.spec.name!r}, which runs on the host: planning needs jit.")
+    result = outputs.new_file(arguments.result or str(directory / "planning.json"), field="result")
     table = _evaluate(config, env, identity["seeds"], _states(directory, maac.make(config, env), identity), planner)
     facts = {"planner": planner, "seeds": identity["seeds"], "returns": table}
-    (directory / "planning.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    result.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

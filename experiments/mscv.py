@@ -55,6 +55,7 @@ def _tabulated(out: Path) -> int:
 
     env = records.identity(out / METHODS[0])["env"]
     lacking = [] if mscv_table.published(env) is not None else ["--threshold", "RETURN"]
+    lacking += ["--out", "FILE"] if (out / mscv_table.TABLE).exists() else []
     command = ["--runs", str(out)]
     if not lacking:
         return mscv_table.main(command)

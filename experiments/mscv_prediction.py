@@ -2,7 +2,8 @@
 
 From random states of episodes that the model has not seen it is rolled out with the recorded actions. Draws the norms
 of the true and the predicted observation, the norm of their difference and their cosine, and the true and the predicted
-reward, over the steps ahead. Adds prediction.json and prediction.png to the directory of the run.
+reward, over the steps ahead. Adds prediction.json and prediction.png to the directory of the run, or writes them where
+``--out`` says.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from experiments._mscv.files import new_pair
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, console, records
 
@@ -38,6 +40,9 @@ class Arguments:
     """States that are predicted from."""
     episode_steps: int = 200
     """Steps of fresh experience, from each of the run's environments."""
+    out: str | None = None
+    """File of the numbers, with the picture as .png beside it; by default prediction.json and prediction.png in the
+    directory of the run."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
       The exit code.
 
     Raises:
-      InputError: no such run, or one without a model; nothing was written then.
+      InputError: no such run, one without a model, or one with predictions already; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments mscv_prediction", description=__doc__)
     for name in ("steps", "starts", "episode_steps"):
@@ -67,13 +72,15 @@ def main(argv: Sequence[str]) -> int:
     run = load(directory, arguments.seed)
     if run.state.learner.model is None:
         raise InputError(f"run={str(directory)!r} has no model: its horizon is 0.")
+    out, picture = new_pair(arguments.out, directory, "prediction.json", "prediction.png")
     key = jax.random.key(arguments.seed)
     steps = fresh(run, key, num_steps=arguments.episode_steps, num_envs=run.config.num_envs)
     found = _measure(run, steps, arguments.steps, arguments.starts, arguments.seed)
-    facts = dataclasses.asdict(arguments) | {"iteration": run.iteration, "over_steps_ahead": found}
+    asked = {name: value for name, value in dataclasses.asdict(arguments).items() if name != "out"}
+    facts = asked | {"iteration": run.iteration, "over_steps_ahead": found}
     text = json.dumps(records.jsonable(facts), indent=1, allow_nan=False)
-    (directory / "prediction.json").write_text(text + "\n", encoding="utf-8")
-    _draw(found, run.env.spec.name, directory / "prediction.png")
+    out.write_text(text + "\n", encoding="utf-8")
+    _draw(found, run.env.spec.name, picture)
     last = {name: values[-1] for name, values in found.items()}
     console.say(
         f"{arguments.steps} steps ahead: cosine {last['cosine']:.3f}, difference {last['difference']:.3g} of "

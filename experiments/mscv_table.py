@@ -4,7 +4,8 @@ Reads the runs of ``python -m experiments mscv --method all``: ``--runs`` is a d
 method has *reached* the threshold at the first iteration at which the return of the episodes that ended in it
 (undiscounted, of the policy that explores), averaged over this and the two iterations before, is at or above it. The
 returns of the last ten iterations are compared with TRPO's: on the seeds that both have, which start alike (paired t),
-or as independent runs where the other is another library's (Welch). Writes table1.json and curves.png there.
+or as independent runs where the other is another library's (Welch). Writes table1.json and curves.png there, or
+where ``--out`` says.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ import rich.console
 import rich.table
 import tyro
 
+from experiments._mscv.files import new_pair
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, curves, plots, records
 from jaxhybrid.runtime.statistics import mean_difference
 
-__all__ = ["THRESHOLDS", "main", "published", "reached", "table"]
+__all__ = ["TABLE", "THRESHOLDS", "main", "published", "reached", "table"]
 
 THRESHOLDS = {"swimmer": 90.0, "reacher": -7.0, "walker": 2500.0, "hopper": 2000.0}
 """Of the paper's table 1."""
+TABLE = "table1.json"
+"""Name of the table among the runs."""
 _PAPER = {"swimmer": (21, 30), "reacher": (34, 42), "walker": (167, 279), "hopper": (35, 57)}
 _WINDOW = 3
 _BASE = "trpo"
@@ -43,6 +47,8 @@ class Arguments:
     """Directory with one run per method."""
     threshold: float | None = None
     """Return to reach; by default the paper's for the task."""
+    out: str | None = None
+    """File of the table, with the curves as .png beside it; by default table1.json and curves.png among the runs."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,7 +61,8 @@ def main(argv: Sequence[str]) -> int:
       The exit code.
 
     Raises:
-      InputError: no runs there, of several environments, or without a threshold; nothing was written then.
+      InputError: no runs there, of several environments, without a threshold, or with a table already; nothing was
+        written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments mscv_table", description=__doc__)
     directory = Path(arguments.runs).expanduser()
@@ -70,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
     threshold = published(env) if arguments.threshold is None else arguments.threshold
     if threshold is None:
         raise InputError(f"threshold is missing: the paper has none for {env!r}, so name one with --threshold.")
+    out, picture = new_pair(arguments.out, directory, TABLE, "curves.png")
     curve = {method: curves.of_records(_in_one(run), _METRIC, method) for method, run in found.items()}
     rows = {method: reached(each, threshold) for method, each in curve.items()}
     if _BASE in rows:
@@ -84,11 +92,9 @@ def main(argv: Sequence[str]) -> int:
         "paper": _PAPER.get(task),
     }
     text = json.dumps(records.jsonable(facts), indent=1, allow_nan=False)
-    (directory / "table1.json").write_text(text + "\n", encoding="utf-8")
+    out.write_text(text + "\n", encoding="utf-8")
     rich.console.Console(width=100).print(table(rows, env, threshold, _PAPER.get(task)))
-    plots.learning_curves(
-        curve, directory / "curves.png", metric=_METRIC, title=env, reference=("threshold", threshold)
-    )
+    plots.learning_curves(curve, picture, metric=_METRIC, title=env, reference=("threshold", threshold))
     return 0
 
 

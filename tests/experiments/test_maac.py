@@ -36,6 +36,24 @@ def test_planning_evaluates_the_run(run):
     assert (facts["planner"]["candidates"], facts["planner"]["elites"]) == (8, 1)
     assert facts["returns"].keys() == {"policy", "policy + planning"}
     assert [len(returns) for returns in facts["returns"]["policy"]] == [2]
+    before = (run / "planning.json").read_bytes()
+    with pytest.raises(InputError, match=r"result=.*planning.json' exists"):
+        maac_planning.main(["--run", str(run), "--preset", "smoke"])
+    assert (run / "planning.json").read_bytes() == before
+
+
+def test_a_second_result_of_planning_is_kept_elsewhere(run, tmp_path):
+    options = ["--preset", "smoke", "--episodes", "1", "--horizon", "1", "--candidates", "4", "--iterations", "1"]
+    assert maac_planning.main(["--run", str(run), *options, "--result", str(tmp_path / "second.json")]) == 0
+    assert json.loads((tmp_path / "second.json").read_text())["planner"]["episodes"] == 1
+
+
+def test_planning_trains_nothing_whose_result_cannot_be_kept(tmp_path):
+    (tmp_path / "taken.json").touch()
+    arguments = ["--preset", "smoke", "--out", str(tmp_path / "run"), "--result", str(tmp_path / "taken.json")]
+    with pytest.raises(InputError, match=r"result=.*taken.json' exists"):
+        maac_planning.main(arguments)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,17 @@ def test_the_model_predicts_open_loop(runs):
     assert (runs / "mscv" / "prediction.png").stat().st_size > 10_000
     assert np.isfinite(list(found.values())).all()
     assert min(found["difference"]) > 0 and min(found["reward_std"]) > 0
+    before = (runs / "mscv" / "prediction.json").read_bytes()
+    with pytest.raises(InputError, match=r"prediction.json' exists"):
+        mscv_prediction.main(["--run", str(runs / "mscv")])
+    assert (runs / "mscv" / "prediction.json").read_bytes() == before
+
+
+def test_a_second_prediction_is_kept_elsewhere(runs, tmp_path):
+    out = tmp_path / "second.json"
+    options = ["--steps", "2", "--episode-steps", "5", "--starts", "5", "--out", str(out)]
+    assert mscv_prediction.main(["--run", str(runs / "mscv"), *options]) == 0
+    assert json.loads(out.read_text())["steps"] == 2 and (tmp_path / "second.png").exists()
 
 
 def test_the_table_says_what_was_reached(runs):
@@ -49,6 +60,14 @@ def test_the_table_says_what_was_reached(runs):
     facts = json.loads((runs / "table1.json").read_text())
     assert facts["threshold"] == -1000 and facts["paper"] == [34, 42]
     assert (runs / "curves.png").exists()
+    with pytest.raises(InputError, match=r"table1.json' exists"):
+        mscv_table.main(["--runs", str(runs)])
+    with pytest.raises(InputError, match=r"end it in \.json"):
+        mscv_table.main(["--runs", str(runs), "--out", str(runs / "second.png")])
+    assert json.loads((runs / "table1.json").read_text()) == facts
+    assert mscv_table.main(["--runs", str(runs), "--out", str(runs / "second.json")]) == 0
+    assert json.loads((runs / "second.json").read_text())["threshold"] == -7
+    assert (runs / "second.png").exists()
 
 
 @pytest.mark.slow
@@ -89,7 +108,10 @@ def test_every_method_goes_on_where_it_was_stopped(trained, tmp_path, capsys):
     assert set(trained) == set(mscv.METHODS)
     # The paper has no threshold here.
     line = f"python -m experiments mscv_table --runs {tmp_path / 'all'} --threshold RETURN"
-    assert line in capsys.readouterr().err
+    assert f"{line}\n" in capsys.readouterr().err
+    (tmp_path / "all" / "table1.json").touch()
+    assert mscv.main([*arguments, "--resume"]) == 0
+    assert f"{line} --out FILE\n" in capsys.readouterr().err
 
 
 def test_reached_by_hand():
