@@ -34,6 +34,8 @@ THRESHOLDS = {"swimmer": 90.0, "reacher": -7.0, "walker": 2500.0, "hopper": 2000
 TABLE = "table1.json"
 """Name of the table among the runs."""
 _PAPER = {"swimmer": (21, 30), "reacher": (34, 42), "walker": (167, 279), "hopper": (35, 57)}
+# Ours, and the other library's, of the benchmark.
+_STUDIES = ("mscv", "trpo_returns")
 _WINDOW = 3
 _BASE = "trpo"
 _METRIC = "collect/episode_return"
@@ -61,29 +63,24 @@ def main(argv: Sequence[str]) -> int:
       The exit code.
 
     Raises:
-      InputError: no runs there, of several environments, without a threshold, or with a table already; nothing was
-        written then.
+      InputError: no runs there, of another study, of several environments, without a threshold, or with a table
+        already; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments mscv_table", description=__doc__)
     directory = Path(arguments.runs).expanduser()
-    found = {path.parent.name: path.parent for path in sorted(directory.glob(f"*/{records.METRICS}"))}
-    if not found:
-        raise InputError(f"runs={str(directory)!r} has no run in it: name what --method all wrote.")
-    names = {records.identity(run)["env"] for run in found.values()}
-    if len(names) > 1:
-        raise InputError(f"runs={str(directory)!r} has runs on {', '.join(sorted(names))}: compare one environment.")
-    env = names.pop()
+    identities = _identities(directory)
+    env = next(iter(identities.values()))["env"]
     task = env.rpartition("/")[2]
     threshold = published(env) if arguments.threshold is None else arguments.threshold
     if threshold is None:
         raise InputError(f"threshold is missing: the paper has none for {env!r}, so name one with --threshold.")
     out, picture = new_pair(arguments.out, directory, TABLE, "curves.png")
-    curve = {method: curves.of_records(_in_one(run), _METRIC, method) for method, run in found.items()}
+    curve = {method: curves.of_records(_in_one(directory / method), _METRIC, method) for method in identities}
     rows = {method: reached(each, threshold) for method, each in curve.items()}
     if _BASE in rows:
-        runs = {method: records.identity(run) for method, run in found.items()}
         for method in rows.keys() - {_BASE}:
-            rows[method]["minus_trpo"] = _minus_trpo(rows[method], rows[_BASE], runs[method], runs[_BASE])
+            ours, base = identities[method], identities[_BASE]
+            rows[method]["minus_trpo"] = _minus_trpo(rows[method], rows[_BASE], ours, base)
     facts = {
         "env": env,
         "threshold": threshold,
@@ -172,6 +169,24 @@ def table(
             f"{gap[0]:.1f} [{gap[1]:.1f}, {gap[2]:.1f}]" if gap else "",
         )
     return shown
+
+
+def _identities(directory: Path) -> dict[str, dict[str, Any]]:
+    """What decides the numbers of each method's run: runs of the studies that are compared, on one environment."""
+    found = sorted(path.parent for path in directory.glob(f"*/{records.METRICS}"))
+    if not found:
+        raise InputError(f"runs={str(directory)!r} has no run in it: name what --method all wrote.")
+    identities = {run.name: records.identity(run) for run in found}
+    for method, identity in identities.items():
+        if identity.get("study") not in _STUDIES:
+            raise InputError(
+                f"runs={str(directory)!r} has a run of the study {identity.get('study')!r} in {method!r}, and the "
+                f"table is of {' and '.join(_STUDIES)}: move it elsewhere."
+            )
+    names = {identity["env"] for identity in identities.values()}
+    if len(names) > 1:
+        raise InputError(f"runs={str(directory)!r} has runs on {', '.join(sorted(names))}: compare one environment.")
+    return identities
 
 
 def _in_one(directory: Path) -> list[dict[str, Any]]:

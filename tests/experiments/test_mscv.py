@@ -153,6 +153,15 @@ def test_bad_input_is_refused_before_anything_is_written(arguments, message, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_of_another_study_has_no_place_in_the_table(tmp_path):
+    directory = tmp_path / "slopes"
+    records.open_run(directory, {"study": "critic_slopes"}, {}, resume=False)
+    lock.release(directory)
+    (directory / records.METRICS).touch()
+    with pytest.raises(InputError, match="a run of the study 'critic_slopes' in 'slopes', and the table is of mscv"):
+        mscv_table.main(["--runs", str(tmp_path)])
+
+
 def test_where_there_is_no_run(tmp_path):
     with pytest.raises(InputError, match="has no run in it"):
         mscv_table.main(["--runs", str(tmp_path)])
