@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = cli.parse(
         argv,
-        module=f"experiments {STUDY}",
+        module="experiments gamps_search",
         description=(__doc__ or "").partition("\n")[0],
         presets={name: dataclasses.replace(config, physics="generalized") for name, config in gamps.presets.items()},
         preset="gridworld",

@@ -60,3 +60,9 @@ def test_a_resumed_search_is_the_uninterrupted_one(tmp_path, results, fresh):
 def test_bad_arguments_are_refused(argv, match):
     with pytest.raises(InputError, match=match):
         gamps_search.main(argv)
+
+
+def test_a_search_is_started_by_its_own_name(capsys):
+    with pytest.raises(SystemExit):
+        gamps_search.main(["--help"])
+    assert "usage: python -m experiments gamps_search " in capsys.readouterr().out
