@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import rich.table
 
+from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, console, records, studies
 
 __all__ = ["PRESETS", "Config", "main"]
@@ -62,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
         least={"seeds": 1, "transitions": 2, "depths": 1, "updates": 1, "hidden": 1},
     )
     config, out = study.config, study.out
+    if not np.all(np.isfinite(config.alphas)):
+        raise InputError(f"alphas={config.alphas} must be finite.")
     # Imported here, so that a refused argument needs no JAX.
     import jax
 

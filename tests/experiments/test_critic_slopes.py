@@ -64,3 +64,10 @@ def test_a_smoke_run_writes_a_record_per_cell(tmp_path):
     assert all(row["slope_error"] == pytest.approx(plain[0]["slope_error"], rel=1e-3) for row in plain)
     with pytest.raises(InputError):
         critic_slopes.main(["--preset", "smoke", "--out", str(out)])
+
+
+@pytest.mark.parametrize("alpha", ["nan", "inf"])
+def test_a_weight_that_is_no_number_is_refused_before_anything_is_written(alpha, tmp_path):
+    with pytest.raises(InputError, match=rf"alphas=\(1.0, {alpha}\) must be finite"):
+        critic_slopes.main(["--alphas", "1", alpha, "--out", str(tmp_path / "run")])
+    assert not list(tmp_path.iterdir())
