@@ -30,14 +30,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: an argument that makes no sense; nothing was written then.
     """
-    arguments = cli.parse(
-        _with_words(argv),
-        module=f"experiments {STUDY}",
-        description=(__doc__ or "").partition("\n")[0],
-        presets=dream.presets,
-        preset="dream",
-        default_env="city/distraction",
-    )
+    arguments = parsed(argv)
     config = arguments.config
     return training.train(
         dream.setting(config, arguments.env),
@@ -48,6 +41,25 @@ def main(argv: Sequence[str]) -> int:
         iterations=config.trials // config.trials_per_iteration,
         command=arguments.command,
     ).exit_code
+
+
+def parsed(argv: Sequence[str]) -> cli.Arguments:
+    """Parses the arguments and does nothing else, so that a job can be refused before it is submitted.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument that makes no sense.
+    """
+    return cli.parse(
+        _with_words(argv),
+        module=f"experiments {STUDY}",
+        description=(__doc__ or "").partition("\n")[0],
+        presets=dream.presets,
+        preset="dream",
+        default_env="city/distraction",
+    )
 
 
 def _with_words(argv: Sequence[str]) -> list[str]:

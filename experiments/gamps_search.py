@@ -27,13 +27,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: an argument that makes no sense; nothing was written then.
     """
-    arguments = cli.parse(
-        argv,
-        module="experiments gamps_search",
-        description=(__doc__ or "").partition("\n")[0],
-        presets={name: dataclasses.replace(config, physics="generalized") for name, config in gamps.presets.items()},
-        preset="gridworld",
-    )
+    arguments = parsed(argv)
     return training.train(
         gamps.setting(arguments.config, arguments.env),
         study=STUDY,
@@ -43,6 +37,24 @@ def main(argv: Sequence[str]) -> int:
         iterations=arguments.config.iterations,
         command=arguments.command,
     ).exit_code
+
+
+def parsed(argv: Sequence[str]) -> cli.Arguments:
+    """Parses the arguments and does nothing else, so that a job can be refused before it is submitted.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument that makes no sense.
+    """
+    return cli.parse(
+        argv,
+        module="experiments gamps_search",
+        description=(__doc__ or "").partition("\n")[0],
+        presets={name: dataclasses.replace(config, physics="generalized") for name, config in gamps.presets.items()},
+        preset="gridworld",
+    )
 
 
 if __name__ == "__main__":

@@ -27,14 +27,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: an argument that makes no sense; nothing was written then.
     """
-    arguments = cli.parse(
-        _with_method(argv),
-        module=f"experiments {STUDY}",
-        description=(__doc__ or "").partition("\n")[0],
-        presets=gmas.presets,
-        preset="demo",
-        default_env="maze",
-    )
+    arguments = parsed(argv)
     return training.train(
         gmas.setting(arguments.config, arguments.env),
         study=STUDY,
@@ -44,6 +37,25 @@ def main(argv: Sequence[str]) -> int:
         iterations=arguments.config.iterations,
         command=arguments.command,
     ).exit_code
+
+
+def parsed(argv: Sequence[str]) -> cli.Arguments:
+    """Parses the arguments and does nothing else, so that a job can be refused before it is submitted.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument that makes no sense.
+    """
+    return cli.parse(
+        _with_method(argv),
+        module=f"experiments {STUDY}",
+        description=(__doc__ or "").partition("\n")[0],
+        presets=gmas.presets,
+        preset="demo",
+        default_env="maze",
+    )
 
 
 def _with_method(argv: Sequence[str]) -> list[str]:

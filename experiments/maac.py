@@ -24,14 +24,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       InputError: an argument that makes no sense; nothing was written then.
     """
-    arguments = cli.parse(
-        argv,
-        module=f"experiments {STUDY}",
-        description=(__doc__ or "").partition("\n")[0],
-        presets=maac.presets,
-        preset="demo",
-        default_env="pendulum",
-    )
+    arguments = parsed(argv)
     config = arguments.config
     return training.train(
         maac.setting(config, arguments.env),
@@ -43,6 +36,25 @@ def main(argv: Sequence[str]) -> int:
         num_steps=config.steps_per_iteration // config.num_envs,
         command=arguments.command,
     ).exit_code
+
+
+def parsed(argv: Sequence[str]) -> cli.Arguments:
+    """Parses the arguments and does nothing else, so that a job can be refused before it is submitted.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument that makes no sense.
+    """
+    return cli.parse(
+        argv,
+        module=f"experiments {STUDY}",
+        description=(__doc__ or "").partition("\n")[0],
+        presets=maac.presets,
+        preset="demo",
+        default_env="pendulum",
+    )
 
 
 if __name__ == "__main__":

@@ -48,6 +48,19 @@ def main(argv: Sequence[str]) -> int:
     return _tabulated(out)
 
 
+def parsed(argv: Sequence[str]) -> cli.Arguments:
+    """Parses the arguments and does nothing else, so that a job can be refused before it is submitted.
+
+    Args:
+      argv: see ``--help``.
+
+    Raises:
+      InputError: an argument that makes no sense.
+    """
+    method, rest = _method(argv)
+    return _parsed(rest, METHODS[0] if method == "all" else method)
+
+
 def _tabulated(out: Path) -> int:
     """Prints the table, or how to get it where it needs something that only the user knows."""
     # Imported here, because one method needs no table.

@@ -7,8 +7,10 @@ holds strings alone; its folder must not be writable to others.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import os
 import signal
@@ -99,7 +101,8 @@ def submit(cluster: Literal["slurm", "local"], folder: Path, resources: Resource
 
     Raises:
       InputError: a resource that makes no sense, an unknown study, no ``--out``, several processes without
-        ``--distributed``, or submitit or SLURM is missing. Nothing was written then.
+        ``--distributed``, options that the study refuses, or submitit or SLURM is missing. Nothing was written then.
+      SystemExit: the study has no such option; what it has to say was printed.
     """
     _check(resources, argv)
     if importlib.util.find_spec("submitit") is None:
@@ -139,3 +142,16 @@ def _check(resources: Resources, argv: Sequence[str]) -> None:
         raise InputError("a job needs --out DIR among the arguments of its study, or it could not resume.")
     if resources.nodes * resources.tasks_per_node > 1 and _DISTRIBUTED not in argv:
         raise InputError("several processes need --distributed among the arguments of the study.")
+    _check_options(*argv)
+
+
+def _check_options(study: str, *options: str) -> None:
+    """Lets a study that parses its options by themselves refuse them now instead of in the queue."""
+    parsed = getattr(importlib.import_module(f"experiments.{study}"), "parsed", None)
+    if parsed is None:
+        return
+    # These two act at once, on the machine that runs the job.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(_DISTRIBUTED, action="store_true")
+    parser.add_argument("--cpu-devices")
+    parsed(parser.parse_known_args(options)[1])

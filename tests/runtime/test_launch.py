@@ -28,6 +28,12 @@ STUDY += ["--config.initial-steps", "20", "--config.policy-hidden", "8", "--conf
         (["local", "--minutes", "0", "--", "maac", "--out", "x"], "minutes=0"),
         (["local", "--gpus-per-node", "-1", "--", "maac", "--out", "x"], "gpus_per_node=-1"),
         (["local", "--nodes", "2", "--", "maac", "--out", "x"], "--distributed"),
+        (["local", "--", "maac", "--preset", "smok", "--out", "x"], "preset='smok' is unknown: did you mean 'smoke'"),
+        (["local", "--", "mscv", "--method", "tpro", "--out", "x"], "method='tpro' is unknown: did you mean 'trpo'"),
+        (["local", "--", "dream", "--variant", "none", "--out", "x"], "variant='none' is unknown"),
+        (["local", "--", "gmas", "--seeds", "0", "--out", "x"], "seeds=0 must be at least 1"),
+        (["local", "--", "gamps_search", "--preset", "nothing", "--out", "x"], "preset='nothing' is unknown"),
+        (["local", "--", "maac", "--distributed", "--cpu-devices", "2", "--seed", "-1", "--out", "x"], "seed=-1"),
         (["slurm", "--", "maac", "--out", "x"], "cluster='slurm' is not here"),
     ],
 )
@@ -36,6 +42,14 @@ def test_jobs_that_cannot_run_are_refused_before_anything_is_written(argv, messa
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=message):
         command.main(argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_the_study_has_not_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["local", "--", "maac", "--stes", "3", "--out", "x"])
+    assert stopped.value.code == 2 and "--stes" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -61,6 +75,6 @@ def test_a_preempted_job_saves_and_the_one_in_its_place_continues(tmp_path, monk
 def test_a_job_that_fails_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(launch.__file__).parents[2]))
     arguments = ["local", "--folder", str(tmp_path / "jobs"), "--wait"]
-    code = command.main([*arguments, "--", "maac", "--preset", "nonsense", "--out", str(tmp_path / "run")])
+    code = command.main([*arguments, "--", "maac", "--config.horizon", "-1", "--out", str(tmp_path / "run")])
     assert code == 1
     assert "exit code 2" in capsys.readouterr().err
