@@ -195,6 +195,8 @@ def _check_model(config: Config, spec: EnvSpec) -> None:
         raise InputError("estimator='svg' has no coefficient and corrects nothing: leave the rules 'fixed'.")
     if config.estimator == "qprop" and config.horizon != 1:
         raise InputError(f"horizon={config.horizon} must be 1 with estimator='qprop', whose critic is one model step.")
+    if config.estimator == "qprop" and config.fresh_paths:
+        raise InputError(f"fresh_paths={config.fresh_paths} are not drawn with estimator='qprop': leave it 0.")
     if config.horizon_rule != "fixed" and (config.estimator == "qprop" or not config.needs_model):
         raise InputError(
             f"horizon_rule={config.horizon_rule!r} has nothing to choose with horizon={config.horizon} and estimator="

@@ -400,6 +400,7 @@ def test_on_a_host_the_batch_is_passed_in():
         ({"horizon": 40}, "horizon=40 is longer than the 32 steps"),
         ({"return_lambda": 1.0, "num_envs": 4}, "a batch may finish none, so it has no full return"),
         ({"estimator": "svg", "horizon": 0}, "horizon=0 has no model, which estimator='svg' needs"),
+        ({"estimator": "qprop", "horizon": 1, "fresh_paths": 2}, "fresh_paths=2 are not drawn with estimator='qprop'"),
         ({"estimator": "qprop"}, "horizon=2 must be 1 with estimator='qprop'"),
         (
             {"estimator": "qprop", "horizon": 1, "horizon_rule": "corr"},
