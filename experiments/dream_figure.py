@@ -57,7 +57,7 @@ class Arguments:
     until: int | None = None
     """Trials or steps after which they end; None: with the shortest run."""
     out: str = "dream.png"
-    """File to write; an existing one is not touched."""
+    """File to draw in, such as a .png or .pdf; an existing one is not touched."""
     records: str | None = None
     """Directory to write what was drawn to, a file for each label, from which it can be drawn again."""
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         written; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments dream_figure", description=__doc__)
-    out = outputs.new_file(arguments.out)
+    out = outputs.new_figure(arguments.out)
     groups: dict[str, list[Path]] = {}
     for item in arguments.runs:
         label, equals, listed = item.partition("=")

@@ -28,7 +28,7 @@ class Arguments:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """row:label=directory[,directory ...], one for each curve."""
     out: str = "gmas.png"
-    """File to write; an existing one is not touched."""
+    """File to draw in, such as a .png or .pdf; an existing one is not touched."""
     moves: Literal["greedy", "noisy"] = "greedy"
     """Tests without random moves, or with one in ten as in the papers."""
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         written; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments gmas_figure", description=__doc__)
-    out = outputs.new_file(arguments.out)
+    out = outputs.new_figure(arguments.out)
     rows: dict[str, Curves] = {}
     for item in arguments.runs:
         row, colon, rest = item.partition(":")

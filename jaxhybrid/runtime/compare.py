@@ -19,7 +19,7 @@ import tyro
 
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import cli, console
-from jaxhybrid.runtime.outputs import new_file
+from jaxhybrid.runtime.outputs import new_figure
 
 __all__ = ["Group", "groups", "main"]
 
@@ -38,7 +38,7 @@ class Arguments:
     threshold: float | None = None
     """Also say after how many environment steps the metric reached this value."""
     out: str | None = None
-    """PNG file to draw the curves in; an existing one is not touched. By default none is drawn."""
+    """File to draw the curves in, such as curves.png; an existing one is not touched. By default none is drawn."""
 
 
 class Group(NamedTuple):
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m jaxhybrid compare", description=__doc__)
     if arguments.threshold is not None and not math.isfinite(arguments.threshold):
         raise InputError(f"threshold={arguments.threshold} must be finite.")
-    out = None if arguments.out is None else new_file(arguments.out)
+    out = None if arguments.out is None else new_figure(arguments.out)
     compared = groups(arguments.runs)
     env = _env(compared)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxhybrid.errors import InputError
 
-__all__ = ["new_file"]
+__all__ = ["new_figure", "new_file"]
 
 
 def new_file(name: str, *, field: str = "out") -> Path:
@@ -29,4 +29,23 @@ def new_file(name: str, *, field: str = "out") -> Path:
         raise InputError(f"{field}={name!r} cannot be written: {str(path.parent)!r} is no directory.")
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
         raise InputError(f"{field}={name!r} cannot be written: no permission in {str(path.parent)!r}.")
+    return path
+
+
+def new_figure(name: str, *, field: str = "out") -> Path:
+    """Returns the path of a figure that does not exist, with an ending that says how to draw it.
+
+    Args:
+      name: as the user gave it.
+      field: which argument it was.
+
+    Raises:
+      InputError: the ending is missing or nothing that Matplotlib draws; or as for `new_file`.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase  # Heavy, and commands without a figure do without it.
+
+    path = new_file(name, field=field)
+    # Matplotlib would append an ending to a name without one, and draw over a file that nobody has looked for.
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise InputError(f"{field}={name!r} must end in the kind of figure to draw, such as .png, .pdf or .svg.")
     return path

@@ -104,6 +104,8 @@ def test_the_numbers_of_a_sweep_are_no_seeds(tmp_path):
 def test_a_figure_that_could_not_be_written_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(InputError, match=r"out=.*is no directory"):
         dream_figure.main(["DREAM=nowhere", "--out", str(tmp_path / "none" / "figure.png")])
+    with pytest.raises(InputError, match="figure' must end in"):
+        dream_figure.main(["DREAM=nowhere", "--out", str(tmp_path / "figure")])
 
 
 def test_tables_are_of_the_last_fifth_and_its_difference_to_the_first_label_and_of_the_end():

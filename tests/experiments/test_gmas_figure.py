@@ -36,6 +36,8 @@ def test_runs_of_one_label_are_joined_by_their_seeds(tmp_path, capsys):
     assert "depth 0 0.00 +- 2.48, depth 3 1.00 +- 2.48" in " ".join(said.split())
     with pytest.raises(InputError, match="exists"):
         gmas_figure.main([f"l2:CRAR={two}", "--out", str(out)])
+    with pytest.raises(InputError, match="figure' must end in"):
+        gmas_figure.main([f"l2:CRAR={two}", "--out", str(out.with_suffix(""))])
 
 
 def test_the_band_by_hand():

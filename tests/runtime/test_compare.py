@@ -87,6 +87,8 @@ def test_random_actions_are_read_from_before_learning(tmp_path):
         (["a0", "--metric", "eval/retrun"], "did you mean 'eval/return'"),
         (["a0", "--threshold", "nan"], "threshold=nan must be finite"),
         (["a0", "--out", "missing/curves.png"], "is no directory"),
+        (["a0", "--out", "curves"], r"out='curves' must end in .*\.png"),
+        (["a0", "--out", "curves.xyz"], r"out='curves\.xyz' must end in .*\.png"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, monkeypatch, arguments, message):
