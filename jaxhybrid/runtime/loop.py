@@ -102,7 +102,9 @@ def run(
     worker = episodes.host_reset(env, group[0].seed) if isinstance(env, HostEnv) else None
     restored = _restore(directory, template, worker) if options.resume else None
     if restored is not None and restored.iteration >= total:
-        _say(options, f"{directory} is complete: {restored.iteration} iterations.")
+        done = f"is complete: {total} iterations; --iterations asks for more"
+        beyond = f"has {restored.iteration} iterations already, more than the {total} that are asked for"
+        _say(options, f"{directory} {done if restored.iteration == total else beyond}.")
         return RunResult(directory, restored.tree["state"], restored.iteration, 0)
     _say(options, f"{directory}: compiling ...")
     programs = compile_programs(system_fn, env, options, group, template=template, worker=worker, num_steps=num_steps)

@@ -43,7 +43,7 @@ class RunOptions:
     """Run as one of several processes of a cluster's job: each takes its share of the seeds, or of the batches with
     --data-parallel; the first one speaks and writes."""
     iterations: int | None = None
-    """Iterations to run; by default those of the config."""
+    """Iterations to run; by default those of the config, and with --resume those that the run was last to do."""
     chunk: int = 1
     """Iterations per call of the compiled program; more than 1 pays off only when an iteration takes milliseconds."""
 

@@ -91,7 +91,7 @@ def run(
             share = shares.get()
             try:
                 with part.log.open("ab") as log:
-                    process = _start(part, command, share if jobs > 1 else [], log)
+                    process = _start(part, command, total, share if jobs > 1 else [], log)
                     running[part.member.label] = process
                     return process.wait()
             finally:
@@ -141,7 +141,7 @@ def merge(directory: Path, parts: Sequence[Path]) -> int:
     return json.loads(lines[-1])["iteration"] if lines else 0
 
 
-def _start(part: _Part, command: Sequence[str], share: Sequence[int], log: Any) -> subprocess.Popen[bytes]:
+def _start(part: _Part, command: Sequence[str], total: int, share: Sequence[int], log: Any) -> subprocess.Popen[bytes]:
     """Starts one member on a share of the cores; it inherits the affinity of the thread that starts it."""
     if share and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, share)
@@ -149,7 +149,7 @@ def _start(part: _Part, command: Sequence[str], share: Sequence[int], log: Any) 
     narrowed = [
         *command,
         *("--sweep", "--seed", str(part.member.seed), "--seeds", "1", "--parallel", "vmap", "--no-progress"),
-        *("--out", str(part.directory), "--resume" if exists else "--no-resume"),
+        *("--out", str(part.directory), "--resume" if exists else "--no-resume", "--iterations", str(total)),
     ]
     for name, value in part.member.numbers.items():
         narrowed += [f"--config.{name.replace('_', '-')}", repr(value)]

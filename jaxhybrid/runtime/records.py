@@ -13,14 +13,9 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +24,7 @@ import jax
 import numpy as np
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import console, lock, strict_json
+from jaxhybrid.runtime import console, lock, sessions, strict_json
 
 __all__ = [
     "METRICS",
@@ -38,6 +33,7 @@ __all__ = [
     "default_directory",
     "differences",
     "identity",
+    "iterations",
     "jsonable",
     "open_run",
     "read",
@@ -48,7 +44,6 @@ METRICS = "metrics.jsonl"
 _PARTIAL = "manifest.partial"
 _FORMAT = 1
 _TOP = {"format": int, "identity": dict, "sessions": list}
-_PACKAGES = ("jaxhybrid", "jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "gymnasium")
 
 
 def default_directory(study: str, env: str, preset: str, seed: int) -> Path:
@@ -76,7 +71,9 @@ def open_run(directory: Path, identity: Mapping[str, Any], options: Mapping[str,
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire(directory)
         try:
-            _write_manifest(directory, _entered(directory, jsonable(identity), _session(options), resume))
+            _write_manifest(
+                directory, _entered(directory, jsonable(identity), jsonable(sessions.facts(options)), resume)
+            )
         except BaseException:
             lock.release(directory)
             raise
@@ -144,6 +141,18 @@ def identity(directory: Path) -> dict[str, Any]:
       InputError: there is no readable manifest.
     """
     return _manifest(directory)["identity"]
+
+
+def iterations(directory: Path) -> int | None:
+    """Returns what the last session of a run was told of its iterations; None if nothing.
+
+    Raises:
+      InputError: there is no readable manifest.
+    """
+    session = _manifest(directory)["sessions"][-1]
+    options = session.get("options") if isinstance(session, dict) else None
+    told = options.get("iterations") if isinstance(options, dict) else None
+    return told if type(told) is int else None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -341,54 +350,3 @@ def _restored(value: Any) -> Any:
     if value in ("inf", "-inf"):
         return float(value)
     return math.nan if value is None else value
-
-
-def _session(options: Mapping[str, Any]) -> dict[str, Any]:
-    level, meaning = _reproducibility()
-    versions: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "options": jsonable(options),
-        "versions": {"python": platform.python_version(), **versions},
-        "revision": _revision(),
-        "hardware": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
-            "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
-        },
-        "reproducibility": {"level": level, "meaning": meaning},
-    }
-
-
-def _reproducibility() -> tuple[str, str]:
-    same = "on the same machine, versions, devices and number of seeds; so is a resumed run"
-    backend = jax.default_backend()
-    if backend == "cpu":
-        return "R3", f"bit-exact {same}"
-    exact = jax.config.values["jax_default_matmul_precision"] in ("highest", "float32")
-    if backend == "gpu" and exact and "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", ""):
-        return "R3", f"bit-exact {same}"
-    if backend == "gpu":
-        return "R2", "first gradients within 1e-5; curves statistically alike; not bit-exact without deterministic ops"
-    return "R0", f"unverified on {backend}"
-
-
-def _revision() -> str | None:
-    """The git revision of the source this package runs from, with ``+`` if it was changed; None when there is none."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        revision, changes = (
-            subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return revision.stdout.strip() + ("+" if changes.stdout.strip() else "")

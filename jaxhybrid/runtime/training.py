@@ -43,7 +43,8 @@ def train(
       preset: name of the config that ``config`` started from; it only labels the run.
       config: frozen dataclass of the system's numbers.
       options: how to run.
-      iterations: to run, unless ``options.iterations`` says otherwise.
+      iterations: to run, unless ``options.iterations`` says otherwise, or did when a run that is resumed was last
+        started.
       num_steps: steps per iteration and instance of a `HostEnv`.
       command: the command line that started this run; several seeds can run in processes of their own only with it.
 
@@ -55,7 +56,7 @@ def train(
         without a command. Nothing was written then.
     """
     make, env = setting.make, setting.env
-    options = checked(options)
+    options = _continued(checked(options))
     if options.diagnose:
         config = _diagnosed(config)
     total = options.iterations or iterations
@@ -123,6 +124,13 @@ def _finish(
             iteration=result.iteration,
             numbers=[member.numbers for member in group],
         )
+
+
+def _continued(options: RunOptions) -> RunOptions:
+    """Options with the iterations that a resumed run was last to do, unless others are asked for."""
+    if not options.resume or options.out is None or options.iterations is not None:
+        return options
+    return checked(dataclasses.replace(options, iterations=records.iterations(Path(options.out).expanduser())))
 
 
 def _diagnosed(config: Any) -> Any:

@@ -65,7 +65,7 @@ def test_a_divided_run_resumes_to_the_bit(tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "run"
     finish(start("tests.runtime.toy", "--out", whole, "--data-parallel", devices=2))
     finish(start("tests.runtime.toy", "--out", out, "--data-parallel", "--iterations", 5, devices=2))
-    finish(start("tests.runtime.toy", "--out", out, "--data-parallel", "--resume", devices=2))
+    finish(start("tests.runtime.toy", "--out", out, "--data-parallel", "--resume", "--iterations", 12, devices=2))
     assert content(out) == content(whole)
 
 
@@ -100,7 +100,7 @@ def test_processes_of_a_job_take_shares_of_the_seeds_and_resume(tmp_path):
     out, apart = tmp_path / "job", tmp_path / "apart"
     for process in job("--seeds", 4, "--out", out, "--iterations", 5):
         finish(process)
-    errors = [finish(process) for process in job("--seeds", 4, "--out", out, "--resume")]
+    errors = [finish(process) for process in job("--seeds", 4, "--out", out, "--resume", "--iterations", 12)]
     assert "resumed at iteration 5" in errors[0] and "complete" in errors[0] and errors[1] == ""
     finish(start("tests.runtime.toy", "--seeds", 4, "--out", apart))
     np.testing.assert_allclose(numbers(out, "critic/loss"), numbers(apart, "critic/loss"), rtol=1e-5, atol=1e-7)

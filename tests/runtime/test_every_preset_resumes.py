@@ -100,6 +100,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, system, preset, config
 
     whole = run("whole")
     run("run", iterations=2)
-    resumed = run("run", resume=True)
+    resumed = run("run", iterations=3, resume=True)
     assert same(resumed.state, whole.state)
     assert content(resumed.directory) == content(whole.directory)

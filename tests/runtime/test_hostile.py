@@ -235,6 +235,7 @@ def test_a_hostile_run_is_refused(tmp_path, case):
     for refused in (
         lambda: records.identity(tmp_path),
         lambda: records.open_run(tmp_path, IDENTITY, {}, resume=True),
+        lambda: records.iterations(tmp_path),
     ):
         with pytest.raises(InputError, match=rf"manifest.json.*{message}") as raised:
             refused()

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, whole, host, stop)
     if options["eval_every"] == 1:
         reference = toy.run(toy.Config(), **{**options, "out": str(tmp_path / "every")})
     toy.run(toy.Config(), **options, iterations=stop)
-    resumed = toy.run(toy.Config(), **options, resume=True)
+    resumed = toy.run(toy.Config(), **options, resume=True, iterations=12)
     assert same(resumed.state, reference.state)
     assert content(resumed.directory) == content(reference.directory)
 
@@ -99,7 +100,7 @@ def test_the_comparison_would_notice_a_lost_leaf(whole, leaf):
 def test_a_fresh_process_resumes_to_the_bit(tmp_path, whole):
     out = tmp_path / "run"
     toy.run(toy.Config(), out=str(out), iterations=6)
-    process = command("--out", out, "--resume", "--eval-every", 3, "--no-tensorboard")
+    process = command("--out", out, "--resume", "--iterations", 12, "--eval-every", 3, "--no-tensorboard")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert content(out) == content(whole.directory)
@@ -110,6 +111,17 @@ def test_a_complete_run_is_left_alone(whole):
     again = toy.run(toy.Config(), out=str(whole.directory), resume=True)
     assert again.exit_code == 0 and same(again.state, whole.state)
     assert (whole.directory / records.METRICS).read_bytes() == before
+
+
+def test_a_resumed_run_goes_on_to_what_it_was_last_to_do(tmp_path, capsys):
+    out = tmp_path / "run"
+    toy.run(toy.Config(), out=str(out), iterations=14)
+    for _ in range(2):
+        shutil.rmtree(out / "checkpoints" / "00000014")
+        assert toy.run(toy.Config(), out=str(out), resume=True).iteration == 14
+    assert toy.run(toy.Config(), out=str(out), resume=True, iterations=5, quiet=False).iteration == 14
+    said = capsys.readouterr().err
+    assert "has 14 iterations already, more than the 5" in said and "complete" not in said
 
 
 def test_each_function_is_traced_once(tmp_path):

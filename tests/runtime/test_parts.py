@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,10 @@ def test_a_signal_stops_every_part_with_a_checkpoint_and_all_continue(tmp_path):
     total = max(ends) + 5
     finish(start(*long[:4], "--resume", "--iterations", total, *long[6:], "--checkpoint-every", 1_000_000))
     assert records.read(out)[-1]["iteration"] == total
+    # A member that had not begun when the others stopped goes as far as they do.
+    shutil.rmtree(out / "seed-1")
+    finish(start(*long[:4], "--resume", *long[6:], "--checkpoint-every", 1_000_000))
+    assert content(out / "seed-1")[-1]["iteration"] == total
 
 
 def test_a_part_that_fails_is_named_with_its_reason(tmp_path):

@@ -18,6 +18,14 @@ def run(out, **options):
     return toy.run(toy.Config(**options.pop("config", {})), out=str(out), iterations=2, **options)
 
 
+def test_what_a_session_was_told_of_its_iterations(tmp_path):
+    run(tmp_path / "run")
+    assert records.iterations(tmp_path / "run") == 2
+    for session in (7, {}, {"options": []}, {"options": {"iterations": "9"}}, {"options": {"iterations": None}}):
+        (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "identity": {}, "sessions": [session]}))
+        assert records.iterations(tmp_path) is None
+
+
 def listing(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 

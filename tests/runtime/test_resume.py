@@ -83,7 +83,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, preset, seeds):
     whole = run(preset, tmp_path / "whole", seeds=seeds)
     assert np.all(np.asarray(whole.state.updates) == 3 * TINY["updates_per_iteration"])
     run(preset, tmp_path / "run", seeds=seeds, iterations=2)
-    resumed = run(preset, tmp_path / "run", seeds=seeds, resume=True)
+    resumed = run(preset, tmp_path / "run", seeds=seeds, iterations=TINY["iterations"], resume=True)
     assert same(resumed.state, whole.state)
     assert content(resumed.directory) == content(whole.directory)
 
