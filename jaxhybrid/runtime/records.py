@@ -62,10 +62,13 @@ def open_run(directory: Path, identity: Mapping[str, Any], options: Mapping[str,
       resume: whether the run exists.
 
     Raises:
-      InputError: the directory cannot be written, is a file, holds something else, holds a run and ``resume`` is
-        False, holds a run with another identity, of which every difference is named, or is in use by another process.
+      InputError: a number of the identity is NaN; or the directory cannot be written, is a file, holds something else,
+        holds a run and ``resume`` is False, holds a run with another identity, of which every difference is named, or
+        is in use by another process.
         Nothing was written then.
     """
+    for name, value in identity.items():
+        _check_numbers(name, value)
     _manifest(directory) if resume else _check_free(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -79,6 +82,18 @@ def open_run(directory: Path, identity: Mapping[str, Any], options: Mapping[str,
             raise
     except OSError as reason:
         raise InputError(f"out={str(directory)!r} cannot be written: {reason.strerror}.") from None
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Refuses NaN, which a manifest could not tell from None, so that a run without the number counted as the same."""
+    if isinstance(value, Mapping):
+        for field, item in value.items():
+            _check_numbers(f"{name}.{field}", item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_numbers(name, item)
+    elif isinstance(value, float | np.floating) and np.isnan(value):
+        raise InputError(f"{name}=nan is no number: give one, or leave it at its default.")
 
 
 def _entered(directory: Path, identity: dict[str, Any], session: dict[str, Any], resume: bool) -> dict[str, Any]:

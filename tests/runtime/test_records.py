@@ -70,6 +70,16 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(tmp_path):
     run(tmp_path / "run", resume=True)
 
 
+def test_a_number_that_is_none_is_refused_and_infinity_is_kept(tmp_path):
+    refused(tmp_path, r"config\.learning_rate=nan", tmp_path / "run", config={"learning_rate": math.nan})
+    identity = {"config": {"bounds": (1.0, math.inf), "inner": {"order": -math.inf, "none": None}}}
+    records.open_run(tmp_path / "run", identity, {}, resume=False)
+    records.open_run(tmp_path / "run", identity, {}, resume=True)
+    for config in ({"bounds": (1.0, np.float32("nan"))}, {"bounds": {"inner": [math.nan]}}):
+        with pytest.raises(InputError, match=r"config\.bounds.*=nan"):
+            records.open_run(tmp_path / "run", {"config": config}, {}, resume=True)
+
+
 def test_an_empty_directory_is_fine(tmp_path):
     assert run(tmp_path).exit_code == 0
 
