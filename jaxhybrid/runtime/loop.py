@@ -21,7 +21,7 @@ from jaxhybrid.runtime.options import RunOptions
 from jaxhybrid.runtime.programs import Programs, compile_programs, lower_init
 from jaxhybrid.types import Env, HostEnv, PyTree, System
 
-__all__ = ["INTERRUPTED_EXIT", "NONFINITE_EXIT", "RunResult", "run"]
+__all__ = ["INTERRUPTED_EXIT", "NONFINITE_EXIT", "RunResult", "run", "warn_of_refused"]
 
 NONFINITE_EXIT = 3
 INTERRUPTED_EXIT = 143
@@ -117,6 +117,27 @@ def run(
     return RunResult(directory, position.state, position.iteration, exit_code)
 
 
+def warn_of_refused(labels: Sequence[str], refused: Any, streak: Any) -> None:
+    """Says so if updates were refused, or a run that has learnt nothing would end like any other.
+
+    Args:
+      labels: of the members.
+      refused: updates of each that were refused, ``[S]``, or ``[]`` for one member.
+      streak: how many in a row up to now, the same shape or the most of any.
+    """
+    refused, longest = np.atleast_1d(refused), int(np.max(streak))
+    who = ", ".join(label for label, count in zip(labels, refused, strict=False) if count)
+    if not who:
+        return
+    text = f"{int(np.sum(refused))} updates were refused because something in them was not finite ({who})"
+    if longest:
+        text += (
+            f", and the last {longest} in a row up to the end: nothing was learnt from these. Start anew with "
+            f"--max-nonfinite {longest} to get a capsule, which replays the first that failed (docs/resume.md)"
+        )
+    console.warn(f"{text}.")
+
+
 def _restore(directory: Path, template: PyTree, worker: PyTree | None) -> checkpoint.Restored | None:
     tree = {"state": template} if worker is None else {"state": template, "worker": worker}
     identity = records.identity(directory)
@@ -189,6 +210,9 @@ def _loop(run: _Run, interrupts: Interrupts, position: _Position) -> tuple[_Posi
                     _save(run, position)
                 except checkpoint.NonFiniteError as reason:
                     return position, _abort(run, position, str(reason), streak)
+            if leaving and devices.is_first():
+                refused, labels = rows[-1].get("guard/nonfinite", 0), [member.label for member in run.group]
+                warn_of_refused(labels, refused, rows[-1].get("guard/nonfinite_streak", 0))
             speed = (position.env_steps - first.env_steps) / (time.monotonic() - began)
             bar.update(
                 task,

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import console, policies, records
+from jaxhybrid.runtime import console, loop, policies, records
 from jaxhybrid.runtime.interrupts import Interrupts
 from jaxhybrid.runtime.members import Member
 from jaxhybrid.runtime.options import RunOptions
@@ -108,6 +108,7 @@ def run(
     for part, code in zip(parts, codes, strict=True):
         if code not in (0, interrupts.exit_code):
             console.error(f"{part.member.label} ended with exit code {code}: {_last_line(part.log)}")
+    _warn_of_refused([part for part, code in zip(parts, codes, strict=True) if code != loop.NONFINITE_EXIT])
     done = merge(directory, [part.directory for part in parts])
     failed = [code for code in codes if code]
     if not failed:
@@ -195,6 +196,13 @@ def _watch(
             returned = latest.get("eval/return")
             told = "" if returned is None else f", eval return {returned:,.1f}"
             console.say(f"{part.member.label}: iteration {latest.get('iteration', 0)}/{total}{told}")
+
+
+def _warn_of_refused(parts: Sequence[_Part]) -> None:
+    """Repeats what stands in the logs of the members, where few look."""
+    rows = [_latest(part.directory) for part in parts]
+    refused, streaks = ([row.get(name, 0) for row in rows] for name in ("guard/nonfinite", "guard/nonfinite_streak"))
+    loop.warn_of_refused([part.member.label for part in parts], refused, max(streaks, default=0))
 
 
 def _latest(directory: Path) -> dict[str, Any]:

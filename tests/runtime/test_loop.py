@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import checkpoint, members, programs, records
+from jaxhybrid.runtime import checkpoint, loop, members, programs, records
 from jaxhybrid.runtime.options import RunOptions
 from tests.runtime import toy
 
@@ -172,6 +172,18 @@ def test_a_streak_of_refused_updates_stops_the_run_with_a_capsule(tmp_path, caps
     for _ in range(facts["iterations_to_replay"]):
         state, metrics = jax.jit(system.step)(state, None)
     assert metrics["guard/nonfinite_streak"] == 3
+
+
+def test_a_run_whose_updates_were_refused_says_so_at_its_end(tmp_path, capsys):
+    assert toy.run(toy.Config(poison_at=6), out=str(tmp_path / "run")).exit_code == 0
+    said = capsys.readouterr().err
+    assert "warning: 7 updates were refused" in said and "the last 7 in a row" in said and "--max-nonfinite 7" in said
+    toy.run(toy.Config(), out=str(tmp_path / "good"), iterations=4)
+    loop.warn_of_refused(["seed-0", "seed-1"], np.zeros(2), np.zeros(2))
+    assert capsys.readouterr().err == ""
+    loop.warn_of_refused(["seed-0", "seed-1"], np.array([0, 2]), np.zeros(2))
+    said = capsys.readouterr().err
+    assert said == "warning: 2 updates were refused because something in them was not finite (seed-1).\n"
 
 
 def test_parameters_that_are_not_finite_stop_the_run_and_reach_no_disk(tmp_path):

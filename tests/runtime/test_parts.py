@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import checkpoint, parts, policies, records
+from jaxhybrid.runtime import checkpoint, members, parts, policies, records
+from jaxhybrid.runtime.options import RunOptions
 from tests.runtime import toy
 from tests.runtime.test_loop import content
 
@@ -126,6 +127,31 @@ def test_a_part_that_fails_is_named_with_its_reason(tmp_path):
     assert "seed-1 ended with exit code 3: " in err and "updates in a row were refused" in err
     assert not (out / "policy").exists()
     assert json.loads((out / "manifest.json").read_text())["identity"]["seeds"] == [0, 1]
+
+
+# Members that run for a moment and leave what a training run might.
+STUB = """
+import pathlib, sys
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir()
+(out / "metrics.jsonl").write_text('{"iteration": 3, "guard/nonfinite": 3, "guard/nonfinite_streak": 2}\\n')
+print(LOG)
+sys.exit(CODE)
+"""
+
+
+def stubs(out, *, log="", code=1):
+    out.mkdir()
+    script = STUB.replace("LOG", repr(log)).replace("CODE", str(code))
+    options = RunOptions(seeds=2, progress=False, quiet=True)
+    return parts.run(out, options, members.members(options, toy.Config()), (sys.executable, "-c", script), 3)
+
+
+def test_updates_that_members_refused_are_told(tmp_path, capsys):
+    assert stubs(tmp_path / "run") == (3, 1)
+    assert "6 updates were refused" in (said := capsys.readouterr().err) and "the last 2 in a row" in said
+    assert stubs(tmp_path / "again", code=3) == (3, 3)
+    assert "were refused" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
