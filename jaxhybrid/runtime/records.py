@@ -69,8 +69,8 @@ def open_run(directory: Path, identity: Mapping[str, Any], options: Mapping[str,
     """
     for name, value in identity.items():
         _check_numbers(name, value)
-    _manifest(directory) if resume else _check_free(directory)
     try:
+        _manifest(directory) if resume else _check_free(directory)
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire(directory)
         try:
@@ -129,10 +129,25 @@ def _check_free(directory: Path) -> None:
         raise InputError(f"out={str(directory)!r} cannot be written: no permission in {str(existing)!r}.")
     # A start that was killed leaves these two at most.
     if existing == directory and any(path.name not in (lock.NAME, _PARTIAL) for path in directory.iterdir()):
-        is_run = (directory / MANIFEST).exists()
-        fix = "continue it with --resume or name another directory" if is_run else "name another directory"
-        held = "holds a run" if is_run else "is not empty and holds no run"
-        raise InputError(f"out={str(directory)!r} {held}: {fix}.")
+        raise InputError(f"out={str(directory)!r} {_in_the_way(directory)} name another directory.")
+
+
+def _in_the_way(directory: Path) -> str:
+    """What a directory holds, and what else to do than name another."""
+    if not (directory / MANIFEST).exists():
+        return "is not empty and holds no run:"
+    if any(_is_result(path) for path in directory.rglob("*")):
+        return "holds a run: continue it with --resume or"
+    # One that compiles at this moment has nothing either, and names its process.
+    lock.acquire(directory)
+    lock.release(directory)
+    return "holds a run that failed before its first checkpoint: delete it or"
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a run that failed before its first record would not have left this file."""
+    started = path.name in (MANIFEST, _PARTIAL, lock.NAME) or path.suffix == ".log" or path.parent.name == "tensorboard"
+    return path.is_file() and path.stat().st_size > 0 and not started
 
 
 def _manifest(directory: Path) -> dict[str, Any]:

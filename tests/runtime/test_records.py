@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import records
+from jaxhybrid.runtime import loop, records
 from tests.runtime import toy
 
 
@@ -191,6 +191,25 @@ def test_a_start_that_was_killed_is_not_in_the_way(tmp_path):
     (tmp_path / "lock").write_text("1\n")
     (tmp_path / "manifest.partial").write_text('{"format"')
     assert run(tmp_path).exit_code == 0
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_be_deleted(tmp_path, monkeypatch):
+    def failing(*_, **__):
+        raise RuntimeError
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(loop, "_begin", failing)
+        run(tmp_path / "run", tensorboard=True)
+    refused(tmp_path, "failed before its first checkpoint: delete it or name another", tmp_path / "run")
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    refused(tmp_path, f"is in use by process {holder.pid}", tmp_path / "run")
+    holder.kill()
+    holder.communicate()
+    # A run in processes, which is stopped, has its results in its parts.
+    (tmp_path / "run" / "seed-0").mkdir()
+    (tmp_path / "run" / "seed-0" / records.METRICS).write_text("{}\n")
+    refused(tmp_path, "holds a run: continue it with --resume or name another", tmp_path / "run")
 
 
 def test_tensorboard_events_are_written(tmp_path):
