@@ -29,6 +29,8 @@ from jaxhybrid.types import Env, HostEnv
 __all__ = ["cores", "in_processes", "merge", "run"]
 
 _POLL_SECONDS = 0.5
+# JAX ends a traceback with a note on itself, below a line of dashes.
+_FOOTER = "For simplicity, JAX has removed its internal frames"
 
 
 class _Part(NamedTuple):
@@ -221,5 +223,6 @@ def _signal(running: Mapping[str, subprocess.Popen[bytes]], number: int) -> None
 
 
 def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    written = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = [line for line in written if line.strip("- ") and not line.startswith(_FOOTER)]
     return f"{lines[-1] if lines else 'it said nothing'} (all of it in {log})"

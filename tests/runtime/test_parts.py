@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 
+import jax
 import numpy as np
 import pytest
 
@@ -145,6 +147,20 @@ def stubs(out, *, log="", code=1):
     script = STUB.replace("LOG", repr(log)).replace("CODE", str(code))
     options = RunOptions(seeds=2, progress=False, quiet=True)
     return parts.run(out, options, members.members(options, toy.Config()), (sys.executable, "-c", script), 3)
+
+
+def test_the_line_of_a_failed_member_is_that_of_its_exception(tmp_path, capsys):
+    @jax.jit
+    def broken(x):
+        raise ZeroDivisionError("of no use")
+
+    try:
+        broken(1.0)
+    except ZeroDivisionError:
+        log = traceback.format_exc()
+    assert "removed its internal frames" in log
+    stubs(tmp_path / "run", log=log)
+    assert "seed-1 ended with exit code 1: ZeroDivisionError: of no use (all of it in" in capsys.readouterr().err
 
 
 def test_updates_that_members_refused_are_told(tmp_path, capsys):
