@@ -130,7 +130,7 @@ def groups(items: Sequence[str]) -> list[Group]:
         for directory in directories:
             if not (directory / records.METRICS).is_file():
                 raise InputError(f"runs={str(directory)!r} is no run: it has no {records.METRICS}.")
-        group = Group(label, directories, [records.identity(directory) for directory in directories])
+        group = Group(label, directories, [records.identity(each, field="runs") for each in directories])
         _check_seeds(group)
         found |= {part.label: part for part in _swept(group)}
     return list(found.values())
@@ -159,7 +159,9 @@ def _check_seeds(group: Group) -> None:
     for directory, identity in zip(group.directories, group.identities):
         seeds = identity.get("seeds")
         if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
-            raise InputError(f"runs={str(directory)!r} has a manifest without a list of 'seeds'.")
+            raise InputError(
+                f"runs={str(directory)!r} is no training run: its manifest lists no 'seeds'. Name another directory."
+            )
     for one, other in itertools.combinations(group.identities, 2):
         shared = sorted(set(one["seeds"]) & set(other["seeds"]))
         if shared and not _changed(one, other):

@@ -157,6 +157,8 @@ def of_run(directory: Path | str) -> SavedPolicy:
     directory = Path(directory).expanduser()
     places = [directory / "policy", directory]
     found = next((place for place in places if (place / files.FACTS).exists()), None)
+    if not directory.exists():
+        raise InputError(f"run={str(directory)!r} does not exist: name the directory of a run or of a policy.")
     if found is None:
         raise InputError(
             f"run={str(directory)!r} has no policy, which a run saves when it is complete: name another, or continue "

@@ -150,9 +150,14 @@ def _is_result(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0 and not started
 
 
-def _manifest(directory: Path) -> dict[str, Any]:
+def _manifest(directory: Path, field: str = "out") -> dict[str, Any]:
     if not os.path.lexists(directory / MANIFEST):
-        raise InputError(f"out={str(directory)!r} holds no run to resume: leave out --resume to start one.")
+        fix = (
+            "to resume: leave out --resume to start one"
+            if field == "out"
+            else "with a manifest: name another directory"
+        )
+        raise InputError(f"{field}={str(directory)!r} holds no run {fix}.")
     try:
         manifest = strict_json.record(strict_json.read(directory / MANIFEST), _TOP, "manifest")
         if manifest["format"] != _FORMAT or not manifest["sessions"]:
@@ -160,17 +165,22 @@ def _manifest(directory: Path) -> dict[str, Any]:
         return manifest
     except ValueError as reason:
         raise InputError(
-            f"out={str(directory)!r} has a {MANIFEST} that is not one of a run: it {reason}. Name another directory."
+            f"{field}={str(directory)!r} has a {MANIFEST} that is not one of a run: it {reason}. Name another "
+            "directory."
         ) from None
 
 
-def identity(directory: Path) -> dict[str, Any]:
+def identity(directory: Path, *, field: str = "out") -> dict[str, Any]:
     """Returns what decides the numbers of a run: study, environment, config, seeds, as its manifest says.
+
+    Args:
+      directory: of the run.
+      field: which argument named it.
 
     Raises:
       InputError: there is no readable manifest.
     """
-    return _manifest(directory)["identity"]
+    return _manifest(directory, field)["identity"]
 
 
 def iterations(directory: Path) -> int | None:
@@ -200,9 +210,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def read(directory: Path, *, mend: bool = False) -> list[dict[str, Any]]:
     """Returns the records of a run; null is NaN again.
 
+    Half a line at the end, where a run was killed or is writing, is left out with a warning.
+
     Args:
       directory: of the run.
-      mend: whether a damaged end, such as half a line, is left out with a warning instead of refused.
+      mend: whether any damaged end is left out with a warning instead of refused.
 
     Raises:
       InputError: there are none, or a line is not a record.
@@ -212,8 +224,7 @@ def read(directory: Path, *, mend: bool = False) -> list[dict[str, Any]]:
         content = path.read_bytes()
     except OSError:
         raise InputError(f"{str(path)!r} cannot be read: name the directory of a run.") from None
-    if mend:
-        content = content[: _whole(content, path)]
+    content = content[: _whole(content, path, 0 if mend else content.rfind(b"\n") + 1)]
     records = []
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], start=1):
         try:
@@ -224,10 +235,10 @@ def read(directory: Path, *, mend: bool = False) -> list[dict[str, Any]]:
     return records
 
 
-def _whole(content: bytes, path: Path) -> int:
-    """Where the last whole record ends; says so when that is not the end."""
+def _whole(content: bytes, path: Path, good: int = 0) -> int:
+    """Where the last whole record ends, looking back as far as ``good``; says so when that is not the end."""
     end = len(content)
-    while end:
+    while end > good:
         start = content.rfind(b"\n", 0, end - 1) + 1
         try:
             strict_json.parse(content[start:end])

@@ -42,7 +42,7 @@ def of_run(directory: Path, *, episode: bool) -> tuple[str, list[str]]:
     Raises:
       InputError: the manifest or the records cannot be read.
     """
-    identity = records.identity(directory)
+    identity = records.identity(directory, field="run")
     sessions = json.loads((directory / "manifest.json").read_bytes())["sessions"]
     rows = records.read(directory)
     title = f"{identity.get('study')} on {identity.get('env')}"

@@ -54,6 +54,30 @@ def test_runs_of_one_group_with_other_numbers_are_named(tmp_path, capsys):
     assert "differ in more than the seed: config.horizon was 1 and is now 2" in capsys.readouterr().out
 
 
+def test_what_is_no_training_run_is_refused_by_the_name_of_the_argument(tmp_path):
+    run = runs.write(tmp_path / "a0", runs.rows(1.0))
+    for content, message in (
+        ('{"format": 1, "identity": {"study": "gamps", "seed": 0}, "sessions": [1]}', "a0' is no training run"),
+        ("{", "a0' has a manifest.json that is not one of a run.*Name another"),
+        (None, "a0' holds no run with a manifest: name another"),
+    ):
+        (run / "manifest.json").unlink()
+        if content is not None:
+            (run / "manifest.json").write_text(content)
+        with pytest.raises(InputError, match=f"^runs=.*{message}"):
+            compare.main([str(run)])
+
+
+def test_half_a_line_at_the_end_is_left_out(two, tmp_path, capsys):
+    compare.main(two)
+    whole = capsys.readouterr().out
+    with (tmp_path / "a0" / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 9, "act')
+    compare.main(two)
+    said = capsys.readouterr()
+    assert said.out == whole and "its last 21 bytes are no record and are left out" in said.err
+
+
 def test_a_figure_is_drawn_once(two, tmp_path):
     figure = tmp_path / "curves.png"
     assert compare.main([*two, "--out", str(figure)]) == 0

@@ -104,6 +104,13 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, monkeypatch, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_run_that_does_not_exist_is_not_one_without_a_policy(tmp_path):
+    with pytest.raises(InputError, match=r"run='.*nowhere' does not exist"):
+        play.main([str(tmp_path / "nowhere")])
+    with pytest.raises(InputError, match=r"has no policy.*--resume"):
+        play.main([str(tmp_path)])
+
+
 def test_a_range_of_actions_that_differs_is_refused(tmp_path):
     spec = pendulum.make().spec._replace(action_low=np.full(1, -np.inf), action_high=np.full(1, np.inf))
     with pytest.raises(InputError, match="action_low"):

@@ -118,8 +118,12 @@ def test_a_damaged_end_is_dropped_with_a_note(tmp_path, capsys, tail):
     path = tmp_path / records.METRICS
     path.write_bytes(WHOLE + tail)
     good = 3 if tail.startswith(b'{"a": 3}') else 2
-    with pytest.raises(InputError, match="line"):
-        records.read(tmp_path)
+    if b"\n" not in tail or good == 3:
+        assert [record["a"] for record in records.read(tmp_path)] == list(range(1, good + 1))
+        assert "damaged" in capsys.readouterr().err
+    else:
+        with pytest.raises(InputError, match="line"):
+            records.read(tmp_path)
     assert [record["a"] for record in records.read(tmp_path, mend=True)] == list(range(1, good + 1))
     assert "damaged" in capsys.readouterr().err
     with records.Writer(tmp_path, position=len(WHOLE + tail), tensorboard=False) as writer:

@@ -136,6 +136,13 @@ def test_figures_are_the_same_bytes_again_and_differ_by_theme():
     assert (light, dark) == report_figures.lines(curves, size=(3.0, 2.0)) and light != dark
 
 
+def test_a_broken_manifest_is_refused_by_the_name_of_the_argument(tmp_path):
+    run = runs.write(tmp_path / "run", ROWS)
+    (run / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"^run=.* has a manifest.json that"):
+        report.main([str(run), "--no-episode"])
+
+
 def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="is no run"):
         report.main([str(tmp_path)])
