@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import importlib.util
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from jaxhybrid.runtime.options import RunOptions, checked
 
 __all__ = ["Arguments", "front_door", "named_preset", "parse", "run_main", "studies"]
 
+BROKEN_PIPE_EXIT = 1
 BAD_INPUT_EXIT = 2
 INTERRUPTED_EXIT = 130
 
@@ -45,24 +47,51 @@ class Arguments(Generic[ConfigT]):
 def run_main(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> None:
     """Runs ``main(argv)`` and leaves the process with its exit code.
 
-    `InputError` becomes one line on stderr and exit code 2; a Ctrl-C that nothing else handled becomes 130.
+    `InputError` becomes one line on stderr and exit code 2; a Ctrl-C that nothing else handled becomes 130;
+    output that nobody reads any more, such as that of ``| head``, ends it with 1 and without a word.
 
     Args:
       main: takes the arguments, returns an exit code.
       argv: without the name of the program.
     """
     console.quiet_dependencies()
+    code: int | str | None
     try:
         code = main(argv)
     except InputError as reason:
         console.error(str(reason))
         code = BAD_INPUT_EXIT
+    except SystemExit as left:
+        # --help and what the parser refuses.
+        code = left.code
+    except BrokenPipeError:
+        # It may be another pipe, such as that to a worker.
+        if not _unread():
+            raise
+        code = BROKEN_PIPE_EXIT
     except KeyboardInterrupt:
         console.say("stopped at once.")
         sys.stdout.flush()
         # A regular exit would wait for the program that is running on the device.
         os._exit(INTERRUPTED_EXIT)
-    sys.exit(code)
+    sys.exit(code if _flushed() else BROKEN_PIPE_EXIT)
+
+
+def _unread() -> bool:
+    """Whether the output is a pipe whose reader has left."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _flushed() -> bool:
+    """Whether somebody takes the output; where nobody does, the interpreter's flush at the exit must not fail again."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def studies(package: str) -> dict[str, str]:

@@ -95,6 +95,26 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("argv", [["experiments"], ["tests.runtime.toy", "--help"]])
+def test_output_that_nobody_reads_is_no_error(argv, buffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "" if buffered else "1")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", *argv]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_an_error():
+    def main(argv):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        cli.run_main(main, [])
+
+
 def test_help_names_the_presets(capsys):
     with pytest.raises(SystemExit) as left:
         parse("--help")
