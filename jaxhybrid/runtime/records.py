@@ -104,8 +104,11 @@ def _entered(directory: Path, identity: dict[str, Any], session: dict[str, Any],
     manifest = _manifest(directory)
     changed = differences(manifest["identity"], identity)
     if changed:
+        # Of another study nearly every number is another, which says no more than that.
+        told = [change for change in changed if change.startswith("study was")] or changed
         raise InputError(
-            f"out={str(directory)!r} is a run with other numbers, so it cannot be resumed: {'; '.join(changed)}."
+            f"out={str(directory)!r} is a run with other numbers, so it cannot be resumed: {'; '.join(told)}. Repeat "
+            "the arguments of its first session, or name another directory."
         )
     return manifest | {"sessions": [*manifest["sessions"], session]}
 

@@ -80,6 +80,12 @@ def test_a_number_that_is_none_is_refused_and_infinity_is_kept(tmp_path):
             records.open_run(tmp_path / "run", {"config": config}, {}, resume=True)
 
 
+def test_a_run_of_another_study_differs_in_that_alone(tmp_path):
+    records.open_run(tmp_path, {"study": "toy", "config": {"a": 1}, "seeds": [0]}, {}, resume=False)
+    with pytest.raises(InputError, match=r'resumed: study was "toy" and is now "other"\. Repeat the arguments'):
+        records.open_run(tmp_path, {"study": "other", "config": {"b": 1}, "seeds": [1]}, {}, resume=True)
+
+
 def test_an_empty_directory_is_fine(tmp_path):
     assert run(tmp_path).exit_code == 0
 
