@@ -26,7 +26,7 @@ def test_the_program_of_a_seed_is_written_once(tmp_path, seed):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["empty", "--out", "x"], "has no policy"),
+        (["nowhere", "--out", "x"], "does not exist"),
         (["policy", "--out", "x", "--seed", "9"], "seed=9 was not trained"),
         (["policy", "--out", "missing/x"], "no directory"),
         (["policy", "--out", "policy"], "exists"),
