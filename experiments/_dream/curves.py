@@ -112,7 +112,7 @@ def new_files(directory: str, labels: Iterable[str]) -> dict[str, Path]:
 
 
 def _logged(run: Path) -> Group:
-    if (run / records.MANIFEST).exists() and records.identity(run).get("sweep"):
+    if (run / records.MANIFEST).exists() and records.identity(run, field="runs").get("sweep"):
         raise InputError(f"runs={str(run)!r} is a sweep, whose numbers are not seeds: name a run without --sweep.")
     rows = [row for row in records.read(run) if TRIALS in row]
     if not rows:
