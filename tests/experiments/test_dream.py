@@ -225,7 +225,7 @@ def test_codes_are_spread_by_what_they_tell_apart():
     np.testing.assert_allclose(found, [(8 + 5 / 3 * 2) / 2, 2.0 + 2 / 3, 2 / 3, 2.0])
     with pytest.raises(InputError, match="runs is empty"):
         dream_codes.main([])
-    with pytest.raises(InputError, match="no policy"):
+    with pytest.raises(InputError, match="run='nowhere' does not exist"):
         dream_codes.main(["nowhere"])
 
 
