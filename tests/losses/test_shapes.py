@@ -19,7 +19,7 @@ TRAJECTORY = Trajectory(PAIRS, PAIRS, ONES, ONES, PAIRS, ONES, ONES)
 
 
 class Flat:
-    """A distribution that forgets to be of one action, and gives a log-probability of shape ``[1]``."""
+    """A Gaussian whose log-probability goes through a head, which may make it one of shape ``[1]``."""
 
     def __init__(self, mean, head):
         self.base, self.head = Gaussian(mean, jnp.zeros_like(mean)), head
