@@ -61,13 +61,14 @@ def parsed(argv: Sequence[str]) -> cli.Arguments:
 def _with_method(argv: Sequence[str]) -> list[str]:
     """Turns ``--method`` and ``--depth``, the paper's words, into a preset and one of its fields."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--method")
-    parser.add_argument("--depth")
+    for word in ("--method", "--depth", "--preset"):
+        parser.add_argument(word)
     given, rest = parser.parse_known_args(argv)
-    if given.method is not None:
-        if "--preset" in rest:
-            raise InputError(f"method={given.method!r} and --preset both name the numbers: give one of them.")
-        rest = ["--preset", given.method, *rest]
+    if given.method is not None and given.preset is not None:
+        raise InputError(f"method={given.method!r} and preset={given.preset!r} both name the numbers: give one.")
+    preset = given.preset if given.method is None else given.method
+    if preset is not None:
+        rest = ["--preset", preset, *rest]
     return rest if given.depth is None else [*rest, "--config.match-depth", given.depth]
 
 

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.filterwarnings("default")
     [
         (["--method", "gmas-cosin"], "gmas-cosine"),
         (["--method", "crar", "--preset", "smoke"], "method='crar'"),
+        (["--method", "crar", "--preset=smoke"], "method='crar'"),
         (["--method", "crar", "--depth", "-1"], "match_depth=-1"),
         (["--preset", "smoke", "--env", "pendulum"], "real-valued actions"),
         (["--preset", "crar", "--env", "catcher"], "env='catcher'"),
