@@ -90,7 +90,8 @@ class _Progress(NamedTuple):
     rolling_loss: Array
     best_loss: Array
     best_params: PyTree
-    since_best: Array
+    reference_loss: Array  # of the last improvement by 1 %, so that small ones add up
+    since_reference: Array
 
     @classmethod
     def first(cls, state: EnsembleState, loss: Array) -> _Progress:
@@ -103,7 +104,8 @@ class _Progress(NamedTuple):
             rolling_loss=jnp.full(members, jnp.nan),
             best_loss=loss,
             best_params=state.params,
-            since_best=jnp.zeros(members, jnp.int32),
+            reference_loss=loss,
+            since_reference=jnp.zeros(members, jnp.int32),
         )
 
 
@@ -236,9 +238,10 @@ def _judge(
     is_first = jnp.isnan(progress.rolling_loss)
     before = jnp.where(is_first, above(2.0), progress.rolling_loss)
     rolling_loss = persistency * jnp.where(is_first, above(1.5), progress.rolling_loss) + (1.0 - persistency) * loss
-    improved = progress.best_loss - loss > 0.01 * jnp.abs(progress.best_loss)
-    since_best = jnp.where(improved, 0, progress.since_best + 1)
-    goes_on = (rolling_loss <= before) if rolling else (since_best < patience)
+    reference = progress.reference_loss
+    improved = reference - loss > 0.01 * jnp.abs(reference)
+    since_reference = jnp.where(improved, 0, progress.since_reference + 1)
+    goes_on = (rolling_loss <= before) if rolling else (since_reference < patience)
     return _Progress(
         state=state,
         epoch=progress.epoch + 1,
@@ -247,7 +250,8 @@ def _judge(
         rolling_loss=rolling_loss,
         best_loss=jnp.where(better & progress.active, loss, progress.best_loss),
         best_params=best_params,
-        since_best=since_best,
+        reference_loss=jnp.where(improved, loss, reference),
+        since_reference=since_reference,
     )
 
 

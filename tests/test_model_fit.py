@@ -187,6 +187,8 @@ def test_patience_stop_by_hand():
     # An improvement below one per cent of the best does not count.
     assert judged([1.0, 0.995, 0.99], rolling=False)[0] == [True, True, False]
     assert judged([1.0, 0.995, 0.9, 0.95], rolling=False)[0] == [True, True, True, True]
+    # Small ones add up: a loss that falls slowly still falls.
+    assert judged([1.0, 0.993, 0.986, 0.979], rolling=False)[0] == [True, True, True, True]
 
 
 def test_the_best_epoch_is_remembered_while_active():

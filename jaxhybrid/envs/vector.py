@@ -16,7 +16,7 @@ import numpy as np
 from jaxhybrid.envs import episodes, quiet
 from jaxhybrid.envs.episodes import EpisodeEnd, Worker
 from jaxhybrid.errors import InputError
-from jaxhybrid.types import Array, Env, Key, TimeStep
+from jaxhybrid.types import Array, Env, EnvSpec, Key, TimeStep
 
 with quiet.imports():
     import gymnasium
@@ -36,7 +36,7 @@ def make(env: Env, num_envs: int) -> gymnasium.vector.VectorEnv:
     which a value is bootstrapped, where ``info["_final_obs"]`` is True.
 
     ``reset(seed)`` starts from ``jax.random.key(seed)``; ``reset()`` draws a seed from the generator that the last one
-    seeded. Each step splits one key for its instances. Actions are passed on as they are; use
+    seeded. Each step splits one key for its instances. Actions that are vectors are passed on as they are; use
     `envs.wrappers.rescale_actions` for [-1, 1].
 
     Args:
@@ -58,10 +58,9 @@ class _VectorEnv(gymnasium.vector.VectorEnv):
         spec = env.spec
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
         self.num_envs = num_envs
-        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32)
-        self.single_action_space = gymnasium.spaces.Box(
-            np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32), dtype=np.float32
-        )
+        shape = spec.obs_shape or (spec.obs_dim,)
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.single_action_space = _action_space(spec)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._name = spec.name
@@ -84,11 +83,7 @@ class _VectorEnv(gymnasium.vector.VectorEnv):
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         if self._workers is None:
             raise InputError("step was called before reset: call reset first.")
-        actions = np.asarray(actions, np.float32)
-        if actions.shape != self.action_space.shape:
-            raise InputError(f"actions have shape {actions.shape}, expected {self.action_space.shape}.")
-        if not np.isfinite(actions).all():
-            raise InputError("actions hold a value that is not finite: check the policy before the step that made it.")
+        actions = self._checked(actions)
         self._key, self._workers, time_step, end = self._step_program(self._key, self._workers, actions)
         # Copies, because users keep and change what they are given.
         return (
@@ -99,8 +94,31 @@ class _VectorEnv(gymnasium.vector.VectorEnv):
             _info(np.asarray(time_step.obs), np.array(end.ended)),
         )
 
+    def _checked(self, actions: Any) -> np.ndarray:
+        actions = np.asarray(actions)
+        if actions.shape != self.action_space.shape:
+            raise InputError(f"actions have shape {actions.shape}, expected {self.action_space.shape}.")
+        if isinstance(self.single_action_space, gymnasium.spaces.Discrete):
+            # Not `contains`, which wants one type of integer.
+            if not np.isin(actions, np.arange(self.single_action_space.n)).all():
+                raise InputError(
+                    f"actions={actions} hold what is none of the numbers below {self.single_action_space.n}."
+                )
+            return actions.astype(np.int32)
+        actions = actions.astype(np.float32)
+        if not np.isfinite(actions).all():
+            raise InputError("actions hold a value that is not finite: check the policy before the step that made it.")
+        return actions
+
     def __repr__(self) -> str:
         return f"VectorEnv({self._name}, num_envs={self.num_envs})"
+
+
+def _action_space(spec: EnvSpec) -> gymnasium.spaces.Space:
+    if spec.num_actions is not None:
+        return gymnasium.spaces.Discrete(spec.num_actions)
+    low, high = (np.asarray(bound, np.float32) for bound in (spec.action_low, spec.action_high))
+    return gymnasium.spaces.Box(low, high, dtype=np.float32)
 
 
 def _programs(env: Env, num_envs: int) -> tuple[Any, Any]:

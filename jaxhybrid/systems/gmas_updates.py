@@ -147,7 +147,10 @@ def update(
     refused = (~finite).astype(jnp.int32)
     guard = Guard(learner.guard.refused + refused, (learner.guard.streak + 1) * refused)
     changed = Learner(params, target_params, opts, learner.updates, guard)
-    kept = trees.where(finite, changed, learner._replace(guard=guard))
+    # A slow copy that is due is taken even if the update is refused, of what there was before it.
+    before = {part: learner.params[part] for part in target_params}
+    unchanged = learner._replace(target_params=trees.where(due, before, learner.target_params), guard=guard)
+    kept = trees.where(finite, changed, unchanged)
     return kept._replace(updates=learner.updates + 1), metrics
 
 

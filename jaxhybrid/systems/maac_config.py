@@ -150,8 +150,8 @@ class Config:
 
     @property
     def real_batch_size(self) -> int:
-        """Real rows in a batch."""
-        return round(self.batch_size * self.real_ratio)
+        """Real rows in a batch, rounded down as released."""
+        return int(self.batch_size * self.real_ratio)
 
     @property
     def uses_model_data(self) -> bool:

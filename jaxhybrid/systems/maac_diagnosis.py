@@ -33,6 +33,8 @@ def diagnose(parts: Parts, step_fn: StepFn, learner: Learner, batch: Transition,
     """
     actor_key, critic_key = jax.random.split(jax.random.fold_in(key, _STREAM))
     num_parts = parts.config.diagnose_parts
+    # Real rows come first in a batch, and every part should see as many of them.
+    batch = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), updates.grouped(batch, num_parts))
 
     def actor_grad(params: PyTree, rows: Transition, k: Key) -> PyTree:
         loss = partial(updates.actor_loss, parts=parts, step_fn=step_fn, learner=learner)

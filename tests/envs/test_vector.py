@@ -69,7 +69,7 @@ def test_steps_are_those_of_automatic_resets(batched):
     assert terminations >= 2 and truncations >= 2
 
 
-@pytest.mark.parametrize("name", ["pendulum", "lqr/double_integrator"])
+@pytest.mark.parametrize("name", ["pendulum", "lqr/double_integrator", "catcher"])
 def test_gymnasiums_own_checks_pass(name):
     env = vector.make(envs.make(name), 1)
     env_checker.check_reset_seed_determinism(env)
@@ -128,6 +128,18 @@ def test_spaces_are_those_of_the_specification():
     assert env.action_space.shape == (4, 1) and env.observation_space.shape == (4, 2)
     assert env.single_action_space.low == -0.5 and env.single_action_space.high == 0.5
     assert "lqr/double_integrator" in repr(env) and "4" in repr(env)
+
+
+def test_pictures_and_numbered_actions():
+    env = vector.make(envs.make("catcher"), 2)
+    assert env.single_observation_space.shape == (36, 36) and env.single_action_space == gymnasium.spaces.Discrete(2)
+    env.reset(seed=0)
+    left, right = (env.step(np.array(actions))[0] for actions in ([0, 0], [0, 1]))
+    assert right.shape == (2, 36, 36) and env.observation_space.contains(right)
+    assert np.any(right[0] != right[1]) and np.any(left != right)
+    for actions in ([0, 2], [0, -1], [0, 0.5], [0, np.nan]):
+        with pytest.raises(InputError, match="none of the numbers below 2"):
+            env.step(actions)
 
 
 def test_a_step_is_compiled_once(batched):

@@ -121,6 +121,27 @@ def test_the_joint_optimiser_takes_one_step_on_the_sum():
         assert np.any(value != first.params[name]), name
 
 
+def test_beta_is_the_weight_of_consecutive_pairs_in_the_sum():
+    batch, nets = rows(), linear_networks()
+
+    def gradient(beta):
+        parts, first, _ = built(loss_mode="joint", beta=beta)
+        view, weights = parts.view(batch.obs, batch.next_obs), jnp.ones(parts.config.match_depth + 1)
+        fixed = (parts, first.params, first.target_params, list(gmas_parts.LOSSES), batch, view, weights, KEY)
+        return jax.grad(partial(gmas_updates._total, *fixed), has_aux=True)(first.params)[0]
+
+    _, first, _ = built(loss_mode="joint", beta=0.0)
+    repel = partial(abstract.disambiguation_loss, encode_fn=lambda p, x: nets.encoder.apply(p["encoder"], x))
+    pairs, _ = jax.grad(batched(repel), has_aux=True)(first.params, (batch.obs, batch.next_obs), KEY)
+    assert np.abs(pairs["encoder"]).max() > 1e-2
+    wanted = jax.tree.map(lambda x, y: x + 0.2 * y, gradient(0.0), pairs)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), gradient(0.2), wanted)
+    # The step along it.
+    learner, _ = updated(loss_mode="joint", beta=0.2, rate=0.1)
+    moved = rms_step(first.params, wanted, 0.1)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), learner.params, moved)
+
+
 def test_crar_is_gmas_without_the_matching():
     for_nothing, metrics = updated(alpha=0.0)
     matched, more = updated(alpha=0.5)
@@ -150,12 +171,16 @@ def test_the_slow_copies_follow_every_interval():
     for count in range(4):
         before = learner
         learner, _ = updated(learner, rows(count), rate=0.05)
-        slow = learner.target_params["critic"]
+        slow, last = learner.target_params, before.target_params
         # The copy is made before the critic's own step, from the critic as it came, but from an encoder that moved.
         if count % parts.config.target_interval == 0:
-            np.testing.assert_array_equal(slow, before.params["critic"])
+            np.testing.assert_array_equal(slow["critic"], before.params["critic"])
+            assert np.abs(slow["encoder"] - last["encoder"]).max() > 1e-3
+            # The critic's step, which alone follows, is the smaller part of the way.
+            way = np.linalg.norm(before.params["encoder"] - learner.params["encoder"])
+            assert np.linalg.norm(slow["encoder"] - learner.params["encoder"]) < way
         else:
-            np.testing.assert_array_equal(slow, before.target_params["critic"])
+            jax.tree.map(np.testing.assert_array_equal, slow, last)
     assert learner.updates == 4
 
 
@@ -187,6 +212,15 @@ def test_an_update_with_a_nan_is_refused_as_a_whole():
     assert (again.guard.refused, again.guard.streak) == (2, 2)
     good, _ = updated(again)
     assert (good.guard.refused, good.guard.streak) == (2, 0)
+
+
+def test_a_slow_copy_that_is_due_is_taken_though_the_update_is_refused():
+    learner, _ = updated(updated(rate=0.05)[0], rows(1), rate=0.05)
+    after, _ = updated(learner, rows()._replace(reward=jnp.full(4, jnp.nan)))
+    assert after.guard.refused == 1 and np.any(after.target_params["critic"] != learner.target_params["critic"])
+    jax.tree.map(
+        np.testing.assert_array_equal, after.target_params, {n: learner.params[n] for n in after.target_params}
+    )
 
 
 def test_clips_of_tensors_and_of_all_together():

@@ -11,7 +11,7 @@ import pytest
 from jaxhybrid import envs
 from jaxhybrid.envs import mbbl
 from jaxhybrid.errors import InputError
-from jaxhybrid.systems import maac, maac_updates
+from jaxhybrid.systems import maac, maac_diagnosis, maac_updates
 from jaxhybrid.systems.maac_config import RolloutSchedule, checked
 from tests.systems import cases
 
@@ -320,13 +320,58 @@ def test_paths_of_one_state_meet_different_members():
     assert aux["value"] == pytest.approx(1 / 24)
 
 
-# The knobs that reproduce the released code.
+# Critic targets of an ensemble, and the knobs that reproduce the released code.
 
 
 def linear_model(obs, action, noise):
     """Members differ by their number; no draw."""
     next_obs = 0.9 * obs + 0.1 * (1.0 + noise.member)
     return next_obs, jnp.sum(next_obs) + 0.0 * action[0], jnp.ones(())
+
+
+def certain_learner():
+    """A learner whose policy has next to no noise, and whose temperature is next to nothing."""
+    policy_params = jax.tree.map(jnp.copy, learner().policy_params)
+    last = policy_params["params"]["Dense_2"]
+    last["kernel"], last["bias"] = last["kernel"].at[:, 1].set(0.0), last["bias"].at[1].set(-20.0)
+    return learner()._replace(policy_params=policy_params, log_temperature=jnp.asarray(-60.0))
+
+
+def expansion_by_hand(old, batch, members, horizon, gamma):
+    """Candidates ``[M, H+1, C, B]`` of `linear_model`, in NumPy."""
+
+    def value(obs):
+        action, _ = sac_action(old.policy_params, jnp.asarray(obs), jnp.zeros((16, 1)))
+        return np.asarray(sac_q(old.target_params, jnp.asarray(obs), action))
+
+    batch = jax.tree.map(np.asarray, batch)
+    candidates = np.zeros((members, horizon + 1, 2, 16))
+    for m in range(members):
+        obs, paid, weight = batch.next_obs, batch.reward, gamma * batch.discount
+        for h in range(horizon + 1):
+            candidates[m, h] = paid + weight * value(obs)
+            obs = 0.9 * obs + 0.1 * (1.0 + m)
+            paid, weight = paid + weight * np.sum(obs, axis=1), gamma * weight
+    return candidates
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_critic_targets_by_hand(released):
+    config = dataclasses.replace(SMOKE, ensemble_size=4, steve_horizon=2, steve_floor=0.3, released_steve=released)
+    old, batch = certain_learner(), rows_of(cases.host_batch(3, num_steps=8))
+    batch = batch._replace(discount=batch.discount.at[::3].set(0.0))
+    parts = maac_updates.make_parts(config, SPEC)
+    targets, _ = jax.jit(partial(maac_updates.critic_targets, parts, linear_model))(old, batch, KEY)
+    candidates = expansion_by_hand(old, batch, 4, 2, config.gamma)
+    if released:
+        expected = candidates[0, 0].min(axis=0)
+    else:
+        floor = 0.3 * np.var(candidates[0, 0].mean(axis=0))
+        precision = 1 / (np.var(candidates, axis=(0, 2)) + floor)
+        weights = precision / precision.sum(axis=0)
+        expected = np.sum(weights * candidates.mean(axis=0).min(axis=1), axis=0)
+    assert np.std(expected) > 0.5
+    np.testing.assert_allclose(targets, expected, atol=2e-5)
 
 
 def ending_model(obs, action, noise):
@@ -499,6 +544,20 @@ def test_a_diagnosis_adds_signal_to_noise_ratios_and_changes_nothing_else():
         ends.append((metrics, state.learner))
     (metrics, learnt), (with_snr, diagnosed) = ends
     check_diagnosis(metrics, with_snr, learnt, diagnosed)
+
+
+def test_real_rows_are_rounded_down_as_released():
+    shares = {0.05: 12, 0.1: 25, 0.0: 0, 1.0: 256}
+    for share, rows in shares.items():
+        assert dataclasses.replace(maac.presets["paper"], real_ratio=share).real_batch_size == rows
+
+
+def test_real_and_model_rows_are_no_noise_of_each_other():
+    config = dataclasses.replace(maac.presets["smoke/sac"], diagnose_parts=4)
+    # Four real rows come first, and then twelve of a model; all of a kind are alike.
+    batch = jax.tree.map(lambda x: x[jnp.array([0] * 4 + [1] * 12)], rows_of(cases.host_batch(3, num_steps=8)))
+    diagnose = jax.jit(partial(maac_diagnosis.diagnose, maac_updates.make_parts(config, SPEC), None))
+    assert all(snr > 1e3 for snr in diagnose(certain_learner(), batch, KEY).values())
 
 
 @pytest.mark.slow
