@@ -90,6 +90,22 @@ def test_facts_are_the_reward_and_termination_of_the_task(env_id):
     env.close()
 
 
+def test_the_top_of_the_hill_ends_and_is_paid():
+    env = gymnasium.make("MountainCarContinuous-v0", num_envs=1)
+    env_state, obs = env.reset(0)
+    for _ in range(200):
+        # Along its velocity the car gains height with every swing.
+        action = np.where(obs[:, 1:] < 0, -1.0, 1.0)
+        env_state, after = env.step(env_state, action)
+        last, obs = obs, after.obs
+        if after.terminated[0]:
+            break
+    assert after.terminated[0] and after.reward[0] > 99
+    assert env.spec.terminated_fn(last[0], action[0], obs[0])
+    np.testing.assert_allclose(env.spec.reward_fn(last[0], action[0], obs[0]), after.reward[0], rtol=1e-5)
+    env.close()
+
+
 def test_going_back_to_an_earlier_state_repeats_the_future():
     env = gymnasium.make("Hopper-v5", num_envs=2)
     env_state, _ = env.reset(0)
