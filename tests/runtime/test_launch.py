@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import subprocess
 import time
 
 import pytest
@@ -78,3 +79,35 @@ def test_a_job_that_fails_says_so(tmp_path, monkeypatch, capsys):
     code = command.main([*arguments, "--", "maac", "--config.horizon", "-1", "--out", str(tmp_path / "run")])
     assert code == 1
     assert "exit code 2" in capsys.readouterr().err
+
+
+# What the script finds in its PATH. Like Slurm's own, this srun kills its step when it gets a SIGTERM itself.
+COMMANDS = {
+    "srun": """trap 'kill -KILL "$step"' TERM; "$@" & step=$!; wait "$step"; """,
+    "python": """trap "echo saved >>log; exit 143" TERM; echo "$@" >>log; echo $$ >step; while sleep .1; do :; done""",
+    "scancel": """[[ "$*" == "--signal=TERM 7" ]] && kill -TERM "$(cat step)" """,
+    "scontrol": """echo "scontrol $*" >>log""",
+}
+
+
+def script(folder, *arguments):
+    """Starts the script for sbatch in a directory, among commands that stand for those of Slurm."""
+    for name, body in COMMANDS.items():
+        (folder / "bin").mkdir(exist_ok=True)
+        (folder / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / "bin" / name).chmod(0o755)
+    path = pathlib.Path(launch.__file__).parents[2] / "docs" / "slurm.sbatch"
+    environment = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "HOME": str(folder)}
+    return subprocess.Popen(["bash", path, *arguments], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_script_for_sbatch_lets_the_study_save_and_requeues_itself(tmp_path):
+    job = script(tmp_path, "maac", "--out", "run")
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "step").exists():
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=30)
+    log = (tmp_path / "log").read_text()
+    assert log.splitlines() == ["-m experiments maac --out run", "saved", "scontrol requeue 7"]
