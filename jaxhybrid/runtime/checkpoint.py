@@ -9,13 +9,14 @@ anything is allocated. No file is ever unpickled, no link followed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ __all__ = ["NonFiniteError", "Restored", "prune", "restore", "save", "steps"]
 _FORMAT = 1
 _MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
+# A machine that is short of files or memory says nothing about what it reads.
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _STEP = re.compile(r"[0-9]{8}")
 _TOP = {"format": int, "iteration": int, "facts": dict, "leaves": list, "files": dict, "digest": str}
 
@@ -135,13 +138,14 @@ def restore(
 
     Raises:
       InputError: there are steps, and none of them is good; or a good one is of another run, or holds other arrays
-        than ``template``.
+        than ``template``; or this machine lacks what it takes to read one, which is not set aside then.
     """
     found = steps(directory)
     for iteration in reversed(found):
         step = directory / f"{iteration:08d}"
         try:
-            return _restore_step(step, template, identity)
+            with _damage_told_from_want(step):
+                return _restore_step(step, template, identity)
         except _DamagedError as damage:
             on_damage(f"checkpoint {step.name} is damaged and set aside: {damage}")
             _set_aside(step)
@@ -166,6 +170,21 @@ def prune(directory: Path, keep_last: int, keep_every: int | None = None) -> Non
             # Renamed first, so that a kill in between leaves nothing that looks like a step.
             step.rename(directory / f".{step.name}.partial")
     _sweep(directory)
+
+
+@contextlib.contextmanager
+def _damage_told_from_want(step: Path) -> Iterator[None]:
+    """What cannot be read counts as damaged, unless it is this machine that lacks what it takes."""
+    try:
+        yield
+    except (MemoryError, ImportError, OSError) as reason:
+        said = getattr(reason, "strerror", None) or f"{type(reason).__name__}: {reason}".removesuffix(": ")
+        if isinstance(reason, OSError) and reason.errno not in _SHORT:
+            raise _DamagedError(f"it cannot be read ({said})") from None
+        raise InputError(
+            f"checkpoint {step.name} in {str(step.parent)!r} could not be read here ({said}), which is no fault of its "
+            "own, and was left as it is: put that right and try again."
+        ) from None
 
 
 def _restore_step(step: Path, template: PyTree, identity: Mapping[str, Any] | None) -> Restored:
@@ -198,7 +217,7 @@ def _restore_step(step: Path, template: PyTree, identity: Mapping[str, Any] | No
 
 
 def _verified_manifest(step: Path) -> dict[str, Any]:
-    for path in (step, *step.rglob("*")):
+    for path in (step, *_below(step)):
         if not (stat.S_ISDIR(path.lstat().st_mode) or stat.S_ISREG(path.lstat().st_mode)):
             raise _DamagedError(f"{path.relative_to(step.parent)} is a link or no file")
     try:
@@ -262,7 +281,7 @@ def _load_arrays(path: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np
         if held != {name: (array.shape, array.dtype) for name, array in expected.items()}:
             raise _DamagedError(f"{_ARRAYS} holds other arrays than its manifest says")
         return _orbax().load(path, dict(expected))
-    except _DamagedError:
+    except (_DamagedError, MemoryError, ImportError, OSError):
         raise
     except Exception as reason:  # Orbax raises whatever its storage layers raise.
         raise _DamagedError(f"its arrays cannot be read ({type(reason).__name__})") from None
@@ -327,8 +346,16 @@ def _dtype(name: str) -> np.dtype:
     return np.dtype(jnp.dtype(name))
 
 
+def _below(root: Path) -> Iterator[Path]:
+    """Everything in a directory; unlike ``rglob`` it passes over nothing that cannot be read, and follows no link."""
+    for path in root.iterdir():
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            yield from _below(path)
+
+
 def _files(root: Path) -> list[str]:
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return sorted(path.relative_to(root).as_posix() for path in _below(root) if path.is_file())
 
 
 def _sha256(path: Path) -> str:

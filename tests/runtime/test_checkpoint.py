@@ -221,6 +221,41 @@ def test_no_good_step_is_an_error_and_not_a_fresh_start(saved):
     assert len(told) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "reason", "told"),
+    [
+        ("_orbax", MemoryError(), r"\(MemoryError\)"),
+        ("_orbax", ImportError("No module named 'orbax'"), r"\(ImportError: No module named 'orbax'\)"),
+        ("_orbax", OSError(errno.EMFILE, "Too many open files"), r"\(Too many open files\)"),
+        ("_sha256", OSError(errno.EMFILE, "Too many open files"), r"\(Too many open files\)"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_damage(saved, monkeypatch, name, reason, told):
+    def lacking(*_):
+        raise reason
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=rf"00000002 in .* not be read here {told}"):
+        patch.setattr(checkpoint, name, lacking)
+        checkpoint.restore(saved, template(), quiet)
+    assert checkpoint.restore(saved, template(), quiet).iteration == 2
+
+
+@pytest.mark.parametrize(("name", "place"), [("_sha256", "arrays"), ("iterdir", "00000002")])
+def test_a_step_that_the_disk_does_not_give_back_is_damaged(saved, monkeypatch, name, place):
+    where = pathlib.Path if name == "iterdir" else checkpoint
+    original = getattr(where, name)
+
+    def broken(path):
+        if "00000002" in path.parts and place in path.parts:
+            raise OSError(errno.EIO, "Input/output error")
+        return original(path)
+
+    monkeypatch.setattr(where, name, broken)
+    told = []
+    assert checkpoint.restore(saved, template(), told.append).iteration == 1
+    assert told == ["checkpoint 00000002 is damaged and set aside: it cannot be read (Input/output error)"]
+
+
 def test_another_program_is_refused_without_setting_the_step_aside(saved):
     other = template()
     other["params"]["w"] = jax.ShapeDtypeStruct((3, 3), jnp.float32)
