@@ -148,10 +148,12 @@ def restore(
                 return _restore_step(step, template, identity)
         except _DamagedError as damage:
             on_damage(f"checkpoint {step.name} is damaged and set aside: {damage}")
-            _set_aside(step)
+            # The processes of a job read the same steps; a second one would delete what the first has set aside.
+            if devices.is_first():
+                _set_aside(step)
     if found:
         raise InputError(
-            f"out={str(directory.parent)!r} holds no good checkpoint: start a new run in another directory."
+            f"{str(directory)!r} holds no good checkpoint: bring back a copy of it, or start a new run elsewhere."
         )
     return None
 
