@@ -6,6 +6,7 @@ On a CPU this is the faster way to run several seeds, and for environments on th
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -37,6 +38,16 @@ class _Part(NamedTuple):
     member: Member
     directory: Path
     log: Path
+
+
+class _Seen(NamedTuple):
+    """What the records of a part say up to a byte: the last value of every metric."""
+
+    end: int
+    latest: Mapping[str, Any]
+
+
+_NOTHING = _Seen(0, {})
 
 
 def in_processes(
@@ -95,7 +106,9 @@ def run(
                 with part.log.open("ab") as log:
                     process = _start(part, command, total, share if jobs > 1 else [], log)
                     running[part.member.label] = process
-                    return process.wait()
+                    code = process.wait()
+                    # Before it listens to signals a member ends by one.
+                    return 128 - code if code < 0 else code
             finally:
                 running.pop(part.member.label, None)
                 shares.put(share)
@@ -177,27 +190,35 @@ def _watch(
     running: Mapping[str, subprocess.Popen[bytes]],
     total: int,
 ) -> None:
-    """Shows how far the members are until all have ended, and passes on the first signal."""
-    passed_on = False
+    """Shows how far the members are until all have ended, and passes on the first signal, once to each."""
+    told: set[str] = set()
+    seen = [_NOTHING] * len(parts)
     with console.progress_bar(options.progress and not options.quiet) as bar:
         tasks = [bar.add_task(p.member.label, total=total, steps=0, speed="", latest="") for p in parts]
         while not all(future.done() for future in futures):
-            if interrupts.received is not None and not passed_on:
-                passed_on = True
-                _signal(running, interrupts.received)
-            for part, task in zip(parts, tasks, strict=True):
-                latest = _latest(part.directory)
-                if latest:
-                    steps = f"{latest.get('env/steps', 0):,}"
-                    returns = f"return {latest['eval/return']:,.1f}" if latest.get("eval/return") is not None else ""
-                    bar.update(task, completed=latest["iteration"], steps=steps, latest=returns)
+            if interrupts.received is not None:
+                # A member that was about to start when the others were told is told when it has.
+                untold = {label: process for label, process in list(running.items()) if label not in told}
+                _signal(untold, interrupts.received)
+                told |= untold.keys()
+            if not bar.disable:
+                seen = [_read_on(part.directory, each) for part, each in zip(parts, seen, strict=True)]
+                for (_, latest), task in zip(seen, tasks, strict=True):
+                    if latest:
+                        steps = f"{latest.get('env/steps', 0):,}"
+                        bar.update(task, completed=latest["iteration"], steps=steps, latest=_return(latest))
             time.sleep(_POLL_SECONDS)
     if not options.quiet:
         for part in parts:
             latest = _latest(part.directory)
-            returned = latest.get("eval/return")
-            told = "" if returned is None else f", eval return {returned:,.1f}"
-            console.say(f"{part.member.label}: iteration {latest.get('iteration', 0)}/{total}{told}")
+            returned = _return(latest)
+            evaluated = f", eval {returned}" if returned else ""
+            console.say(f"{part.member.label}: iteration {latest.get('iteration', 0)}/{total}{evaluated}")
+
+
+def _return(latest: Mapping[str, Any]) -> str:
+    returned = latest.get("eval/return", math.nan)
+    return "" if math.isnan(returned) else f"return {returned:,.1f}"
 
 
 def _warn_of_refused(parts: Sequence[_Part]) -> None:
@@ -207,13 +228,28 @@ def _warn_of_refused(parts: Sequence[_Part]) -> None:
     loop.warn_of_refused([part.member.label for part in parts], refused, max(streaks, default=0))
 
 
-def _latest(directory: Path) -> dict[str, Any]:
+def _latest(directory: Path) -> Mapping[str, Any]:
     """The last whole record, with the last evaluation; empty where there is none."""
-    latest: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        for line in (directory / records.METRICS).read_text(encoding="utf-8").splitlines():
-            latest |= json.loads(line)
-    return latest
+    return _read_on(directory, _NOTHING).latest
+
+
+def _read_on(directory: Path, seen: _Seen) -> _Seen:
+    """Reads the whole lines that were written since."""
+    latest = dict(seen.latest)
+    try:
+        with (directory / records.METRICS).open("rb") as file:
+            # A member that resumes cuts its records off at its checkpoint; then all of them are read again.
+            start = seen.end if seen.end <= file.seek(0, os.SEEK_END) else 0
+            file.seek(start)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            latest |= records.parse(line)
+        return _Seen(start + len(whole), latest)
+    except OSError:
+        return seen
+    except ValueError:
+        return _Seen(0, latest)
 
 
 def _signal(running: Mapping[str, subprocess.Popen[bytes]], number: int) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "iterations",
     "jsonable",
     "open_run",
+    "parse",
     "read",
 ]
 
@@ -231,11 +232,19 @@ def read(directory: Path, *, mend: bool = False) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], start=1):
         try:
-            record = strict_json.parse(line)
+            records.append(parse(line))
         except ValueError as reason:
             raise InputError(f"{str(path)!r}, line {number}, is not a record: it {reason}.") from None
-        records.append({name: _restored(value) for name, value in record.items()})
     return records
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """Returns the record in a line; null is NaN again, and infinities are numbers.
+
+    Raises:
+      ValueError: it is no record; the message is a phrase that follows the name of the line.
+    """
+    return {name: _restored(value) for name, value in strict_json.parse(line).items()}
 
 
 def _whole(content: bytes, path: Path, good: int = 0) -> int:

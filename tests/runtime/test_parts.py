@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
@@ -133,20 +134,23 @@ def test_a_part_that_fails_is_named_with_its_reason(tmp_path):
 
 # Members that run for a moment and leave what a training run might.
 STUB = """
-import pathlib, sys
+import os, pathlib, signal, sys, time
 out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
 out.mkdir()
-(out / "metrics.jsonl").write_text('{"iteration": 3, "guard/nonfinite": 3, "guard/nonfinite_streak": 2}\\n')
+(out / "metrics.jsonl").write_text(RECORD)
 print(LOG)
+THEN
 sys.exit(CODE)
 """
+REFUSED = '{"iteration": 3, "guard/nonfinite": 3, "guard/nonfinite_streak": 2}\n'
 
 
-def stubs(out, *, log="", code=1):
+def stubs(out, *, record=REFUSED, log="", then="", code=1, quiet=True):
     out.mkdir()
-    script = STUB.replace("LOG", repr(log)).replace("CODE", str(code))
-    options = RunOptions(seeds=2, progress=False, quiet=True)
-    return parts.run(out, options, members.members(options, toy.Config()), (sys.executable, "-c", script), 3)
+    script = STUB.replace("RECORD", repr(record)).replace("LOG", repr(log)).replace("THEN", then)
+    options = RunOptions(seeds=2, jobs=2, progress=False, quiet=quiet)
+    command = (sys.executable, "-c", script.replace("CODE", str(code)))
+    return parts.run(out, options, members.members(options, toy.Config()), command, 3)
 
 
 def test_the_line_of_a_failed_member_is_that_of_its_exception(tmp_path, capsys):
@@ -168,6 +172,58 @@ def test_updates_that_members_refused_are_told(tmp_path, capsys):
     assert "6 updates were refused" in (said := capsys.readouterr().err) and "the last 2 in a row" in said
     assert stubs(tmp_path / "again", code=3) == (3, 3)
     assert "were refused" not in capsys.readouterr().err
+
+
+def test_a_return_that_is_not_finite_is_told_like_any_other(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert stubs(run, record='{"iteration": 3, "eval/return": "-inf"}\n', quiet=False) == (3, 1)
+    assert "seed-1: iteration 3/3, eval return -inf\n" in capsys.readouterr().err
+    assert records.read(run) == [{"iteration": 3, "eval/return": [-np.inf, -np.inf]}]
+    stubs(tmp_path / "none", record='{"iteration": 3, "eval/return": null}\n', quiet=False)
+    assert "seed-1: iteration 3/3\n" in capsys.readouterr().err
+
+
+def test_a_signal_reaches_members_that_do_not_listen_yet_or_start_after_it(tmp_path, monkeypatch, capsys):
+    start, signalled, passed_on = parts._start, parts._signal, threading.Event()
+
+    def late(part, *arguments):
+        assert part.member.seed == 0 or passed_on.wait(30)
+        return start(part, *arguments)
+
+    def noted(*arguments):
+        signalled(*arguments)
+        passed_on.set()
+
+    monkeypatch.setattr(parts, "_start", late)
+    monkeypatch.setattr(parts, "_signal", noted)
+    # Seed 0 stands for whoever stops the run.
+    stop = "if out.name == 'seed-0': os.kill(os.getppid(), signal.SIGTERM)"
+    assert stubs(tmp_path / "run", then=f"{stop}\ntime.sleep(10)\n(out / 'survived').touch()")[1] == 143
+    assert "error" not in capsys.readouterr().err
+    assert not list(tmp_path.glob("run/*/survived"))
+
+
+def test_records_are_read_once_and_only_for_a_bar(tmp_path, monkeypatch):
+    path, parsed, parse = tmp_path / records.METRICS, [], records.parse
+    monkeypatch.setattr(records, "parse", lambda line: parsed.append(line) or parse(line))
+    seen = parts._NOTHING
+    for text, latest in (
+        ('{"a": 1, "b": 1}\n{"a"', {"a": 1, "b": 1}),
+        (": 2}\n", {"a": 2, "b": 1}),
+        ("", {"a": 2, "b": 1}),
+    ):
+        with path.open("a") as file:
+            file.write(text)
+        seen = parts._read_on(tmp_path, seen)
+        assert seen.latest == latest
+    assert parsed == [b'{"a": 1, "b": 1}', b'{"a": 2}']
+    # A member that resumes cuts off its records.
+    path.write_text('{"a": 3}\n')
+    assert parts._read_on(tmp_path, seen).latest["a"] == 3
+    parsed.clear()
+    stubs(tmp_path / "run", then="time.sleep(1)")
+    # By the warning of refused updates and by the merged records.
+    assert len(parsed) == 4
 
 
 @pytest.mark.parametrize(
