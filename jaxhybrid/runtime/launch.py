@@ -22,10 +22,12 @@ from typing import Any, Literal
 
 from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.runtime import cli
+from jaxhybrid.runtime.members import members
+from jaxhybrid.runtime.options import checked
 
 __all__ = ["Resources", "StudyJob", "submit"]
 
-_OUT, _RESUME, _DISTRIBUTED = "--out", "--resume", "--distributed"
+_RESUME = "--resume"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ class StudyJob:
         Raises:
           RuntimeError: the study failed, so that the job counts as failed; its log says why.
         """
-        out = Path(self.argv[self.argv.index(_OUT) + 1])
+        out = Path(_own(self.argv)[0].out).expanduser()
         begun = (out / "manifest.json").exists() and _RESUME not in self.argv
         command = [sys.executable, "-m", "experiments", *self.argv, *([_RESUME] if begun else [])]
         self._process = subprocess.Popen(command, start_new_session=True)
@@ -101,7 +103,8 @@ def submit(cluster: Literal["slurm", "local"], folder: Path, resources: Resource
 
     Raises:
       InputError: a resource that makes no sense, an unknown study, no ``--out``, several processes without
-        ``--distributed``, options that the study refuses, or submitit or SLURM is missing. Nothing was written then.
+        ``--distributed``, options that the study's ``parsed`` refuses where it has one, or submitit or SLURM is
+        missing. Nothing was written then.
       SystemExit: the study has no such option; what it has to say was printed.
     """
     _check(resources, argv)
@@ -130,28 +133,32 @@ def submit(cluster: Literal["slurm", "local"], folder: Path, resources: Resource
 
 
 def _check(resources: Resources, argv: Sequence[str]) -> None:
-    for name in ("minutes", "nodes", "tasks_per_node", "cpus_per_task"):
-        if getattr(resources, name) < 1:
-            raise InputError(f"{name}={getattr(resources, name)} must be at least 1.")
+    for name in ("minutes", "nodes", "tasks_per_node", "cpus_per_task", "memory_gb"):
+        value = getattr(resources, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name}={value} must be at least 1.")
     if resources.gpus_per_node < 0:
         raise InputError(f"gpus_per_node={resources.gpus_per_node} must not be negative.")
     found = cli.studies("experiments")
     if not argv or argv[0] not in found:
         raise unknown("study", argv[0] if argv else "", found)
-    if _OUT not in argv[:-1]:
+    own, rest = _own(argv)
+    if own.out is None:
         raise InputError("a job needs --out DIR among the arguments of its study, or it could not resume.")
-    if resources.nodes * resources.tasks_per_node > 1 and _DISTRIBUTED not in argv:
+    if resources.nodes * resources.tasks_per_node > 1 and not own.distributed:
         raise InputError("several processes need --distributed among the arguments of the study.")
-    _check_options(*argv)
+    # A study that parses its options by themselves refuses them now instead of in the queue.
+    parsed = getattr(importlib.import_module(f"experiments.{argv[0]}"), "parsed", None)
+    if parsed is not None:
+        arguments = parsed([*rest[1:], "--out", own.out])
+        checked(dataclasses.replace(arguments.run, cpu_devices=own.cpu_devices))
+        members(arguments.run, arguments.config)
 
 
-def _check_options(study: str, *options: str) -> None:
-    """Lets a study that parses its options by themselves refuse them now instead of in the queue."""
-    parsed = getattr(importlib.import_module(f"experiments.{study}"), "parsed", None)
-    if parsed is None:
-        return
-    # These two act at once, on the machine that runs the job.
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(_DISTRIBUTED, action="store_true")
-    parser.add_argument("--cpu-devices")
-    parsed(parser.parse_known_args(options)[1])
+def _own(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a study that a job must know or that act at once, on the machine that runs it; and the rest."""
+    parser = argparse.ArgumentParser(prog="python -m experiments launch", add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", nargs="?")
+    parser.add_argument("--distributed", action="store_true")
+    parser.add_argument("--cpu-devices", "--cpu_devices", type=int)
+    return parser.parse_known_args(argv)

@@ -35,7 +35,11 @@ STUDY += ["--config.initial-steps", "20", "--config.policy-hidden", "8", "--conf
         (["local", "--", "gmas", "--seeds", "0", "--out", "x"], "seeds=0 must be at least 1"),
         (["local", "--", "gamps_search", "--preset", "nothing", "--out", "x"], "preset='nothing' is unknown"),
         (["local", "--", "maac", "--distributed", "--cpu-devices", "2", "--seed", "-1", "--out", "x"], "seed=-1"),
+        (["local", "--", "maac", "--cpu-devices", "0", "--out", "x"], "cpu_devices=0 must be at least 1"),
+        (["local", "--", "maac", "--sweep", "gama=1", "--out=x"], "did you mean 'gamma'"),
+        (["local", "--memory-gb", "-5", "--", "maac", "--out", "x"], "memory_gb=-5 must be at least 1"),
         (["slurm", "--", "maac", "--out", "x"], "cluster='slurm' is not here"),
+        (["slurm", "--", "maac", "--resume", "--out=x"], "cluster='slurm' is not here"),
     ],
 )
 def test_jobs_that_cannot_run_are_refused_before_anything_is_written(argv, message, tmp_path, monkeypatch):
@@ -81,6 +85,25 @@ def test_a_job_that_fails_says_so(tmp_path, monkeypatch, capsys):
     assert "exit code 2" in capsys.readouterr().err
 
 
+OUTS = (["--out", "run"], ["--out=run"], ["--out", "other", "--out", "run"], ["--out", "~/run"], ["--out=~/run"])
+
+
+@pytest.mark.parametrize("out", OUTS)
+def test_a_job_resumes_the_run_that_its_study_would_write_to(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "python").write_text("#!/bin/sh\necho $@ >>log\n")
+    (tmp_path / "python").chmod(0o755)
+    job = launch.StudyJob(["maac", *out])
+    for _ in range(2):
+        assert job() == 0
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "manifest.json").touch()
+    begins, resumes = (tmp_path / "log").read_text().splitlines()
+    assert resumes == f"{begins} --resume"
+
+
 # What the script finds in its PATH. Like Slurm's own, this srun kills its step when it gets a SIGTERM itself.
 COMMANDS = {
     "srun": """trap 'kill -KILL "$step"' TERM; "$@" & step=$!; wait "$step"; """,
@@ -90,9 +113,9 @@ COMMANDS = {
 }
 
 
-def script(folder, *arguments):
+def script(folder, *arguments, **other):
     """Starts the script for sbatch in a directory, among commands that stand for those of Slurm."""
-    for name, body in COMMANDS.items():
+    for name, body in (COMMANDS | other).items():
         (folder / "bin").mkdir(exist_ok=True)
         (folder / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / "bin" / name).chmod(0o755)
@@ -111,3 +134,17 @@ def test_the_script_for_sbatch_lets_the_study_save_and_requeues_itself(tmp_path)
     job.communicate(timeout=30)
     log = (tmp_path / "log").read_text()
     assert log.splitlines() == ["-m experiments maac --out run", "saved", "scontrol requeue 7"]
+
+
+@pytest.mark.parametrize("out", OUTS)
+def test_the_script_for_sbatch_resumes_the_run_that_its_study_would_write_to(tmp_path, out):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").touch()
+    job = script(tmp_path, "maac", *out, python='echo "$@" >>log')
+    job.communicate(timeout=30)
+    assert (tmp_path / "log").read_text() == f"-m experiments maac {' '.join(out)} --resume\n"
+
+
+def test_the_script_for_sbatch_needs_a_directory(tmp_path):
+    job = script(tmp_path, "maac", "--out")
+    assert "name the directory" in job.communicate(timeout=30)[1] and job.returncode == 2
