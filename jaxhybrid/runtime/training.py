@@ -80,7 +80,9 @@ def train(
     devices.barrier("the directory is open")
     try:
         if apart:
-            console.say(f"{directory}: {len(group)} processes, at most {options.jobs or len(parts.cores())} at a time")
+            if not options.quiet:
+                jobs = options.jobs or len(parts.cores())
+                console.say(f"{directory}: {len(group)} processes, at most {jobs} at a time")
             done, exit_code = parts.run(directory, options, group, command or (), total)
             _draw(directory, identity, title)
             return loop.RunResult(directory, None, done, exit_code)
