@@ -258,9 +258,11 @@ def test_a_link_in_the_directory_of_a_run_is_not_written_through(tmp_path, name)
     (tmp_path / "mine").write_text("precious")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
-    with pytest.raises(InputError, match=r"cannot be written|holds no run"):
-        records.open_run(tmp_path / "run", IDENTITY, {}, resume=False)
-        records.Writer(tmp_path / "run", position=0, tensorboard=False)
+    with pytest.raises(InputError, match=r"cannot be written.*symbolic link"):
+        if name == records.METRICS:
+            records.Writer(tmp_path / "run", position=0, tensorboard=False)
+        else:
+            records.open_run(tmp_path / "run", IDENTITY, {}, resume=False)
     assert (tmp_path / "mine").read_text() == "precious"
 
 
