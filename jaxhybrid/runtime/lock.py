@@ -23,11 +23,14 @@ NAME = "lock"
 _held: dict[Path, int] = {}
 
 
-def acquire(directory: Path) -> None:
+def acquire(directory: Path) -> bool:
     """Takes the lock of a run; a process that holds it already keeps it.
 
     Args:
       directory: of the run; must exist.
+
+    Returns:
+      Whether it was taken now, so that whoever took it gives it back.
 
     Raises:
       InputError: another process holds the lock; the message names it.
@@ -35,7 +38,7 @@ def acquire(directory: Path) -> None:
     """
     place = directory.resolve()
     if place in _held:
-        return
+        return False
     descriptor = os.open(place / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,12 +48,13 @@ def acquire(directory: Path) -> None:
         if reason.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise InputError(f"out={str(directory)!r} is in use by process {holder}: wait for it or stop it.") from None
         console.warn(f"{str(directory)!r} cannot be locked ({reason.strerror}): start no second process in it.")
-        return
+        return False
     _held[place] = descriptor
     # A full disk is no reason not to read a run.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
+    return True
 
 
 def release(directory: Path) -> None:

@@ -65,8 +65,7 @@ def open_run(directory: Path, identity: Mapping[str, Any], options: Mapping[str,
     Raises:
       InputError: a number of the identity is NaN; or the directory cannot be written, is a file, holds something else,
         holds a run and ``resume`` is False, holds a run with another identity, of which every difference is named, or
-        is in use by another process.
-        Nothing was written then.
+        is in use by another process. Nothing was written then.
     """
     for name, value in identity.items():
         _check_numbers(name, value)
@@ -75,9 +74,8 @@ def open_run(directory: Path, identity: Mapping[str, Any], options: Mapping[str,
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire(directory)
         try:
-            _write_manifest(
-                directory, _entered(directory, jsonable(identity), jsonable(sessions.facts(options)), resume)
-            )
+            session = jsonable(sessions.facts(options))
+            _write_manifest(directory, _entered(directory, jsonable(identity), session, resume))
         except BaseException:
             lock.release(directory)
             raise
@@ -239,11 +237,7 @@ def read(directory: Path, *, mend: bool = False) -> list[dict[str, Any]]:
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """Returns the record in a line; null is NaN again, and infinities are numbers.
-
-    Raises:
-      ValueError: it is no record; the message is a phrase that follows the name of the line.
-    """
+    """Returns the record in a line, null as NaN and infinities as numbers; raises as `strict_json.parse`."""
     return {name: _restored(value) for name, value in strict_json.parse(line).items()}
 
 
@@ -276,7 +270,7 @@ class Writer:
         """
         self._directory = directory
         try:
-            lock.acquire(directory)
+            self._locked = lock.acquire(directory)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             # Unbuffered: what could not be written is not tried again when the file is closed.
             self._file = os.fdopen(os.open(directory / METRICS, flags, 0o644), "r+b", buffering=0)
@@ -320,11 +314,12 @@ class Writer:
             raise self._unwritable(reason) from None
 
     def close(self) -> None:
-        """Closes the files and lets other processes into the directory."""
+        """Closes the files, and lets other processes into the directory unless somebody else keeps them out."""
         self._file.close()
         if self._events is not None:
             self._events.close()
-        lock.release(self._directory)
+        if self._locked:
+            lock.release(self._directory)
 
     def _reopen(self, position: int) -> None:
         """Drops what lies after ``position``, and a damaged end before it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxhybrid.runtime import records
+from jaxhybrid.runtime import lock, records
 
 
 def write(directory: Path, rows, *, env: str = "toy", seed: int = 0, seeds: int = 1, sweep=None, **config) -> Path:
@@ -15,6 +15,7 @@ def write(directory: Path, rows, *, env: str = "toy", seed: int = 0, seeds: int 
     with records.Writer(directory, position=0, tensorboard=False) as writer:
         for row in rows:
             writer.write(row)
+    lock.release(directory)
     return directory
 
 

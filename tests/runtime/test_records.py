@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import loop, records
+from jaxhybrid.runtime import loop, records, training
 from tests.runtime import toy
 
 
@@ -195,6 +196,24 @@ def test_two_processes_never_share_a_run(tmp_path):
     holder.kill()
     holder.communicate()
     assert run(tmp_path / "run", resume=True).exit_code == 0
+
+
+def test_a_run_is_locked_until_its_last_file_is_written(tmp_path, monkeypatch):
+    def locked():
+        with (tmp_path / "run" / "lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    noted = []
+    monkeypatch.setattr(training, "_draw", lambda *_: noted.append(locked()))
+    run(tmp_path / "run")
+    assert noted == [True] and not locked()
+    with records.Writer(tmp_path / "run", position=0, tensorboard=False):
+        assert locked()
+    assert not locked()
 
 
 def test_a_start_that_was_killed_is_not_in_the_way(tmp_path):
