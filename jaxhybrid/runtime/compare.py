@@ -36,7 +36,7 @@ class Arguments:
     metric: str = "eval/return"
     """Which metric; more is better."""
     threshold: float | None = None
-    """Also say after how many environment steps the metric reached this value."""
+    """Also say after how many environment steps, or iterations of runs that collect nothing, the metric reached it."""
     out: str | None = None
     """File to draw the curves in, such as curves.png; an existing one is not touched. By default none is drawn."""
 
@@ -64,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
       argv: see ``--help``.
 
     Raises:
-      InputError: a run that is none, runs on different environments, an unknown metric, or a file that exists; nothing
-        was written then.
+      InputError: a run that is none, runs on different environments or over different axes, an unknown metric, or a
+        file that exists; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m jaxhybrid compare", description=__doc__)
     if arguments.threshold is not None and not math.isfinite(arguments.threshold):
@@ -80,12 +80,13 @@ def main(argv: Sequence[str]) -> int:
         group.label: curves.of_runs(group.directories, arguments.metric, group.label, group.columns)
         for group in compared
     }
+    axis = curves.common_axis(whole)
     end = min(curve.steps[-1] for curve in whole.values())
     common = {label: curves.until(curve, end) for label, curve in whole.items()}
     for label, curve in common.items():
         if not curve.steps.size:
-            raise InputError(f"{label!r} has no {arguments.metric!r} within the {end:,.0f} steps that all groups have.")
-    title = f"{env}, {arguments.metric} at {end:,.0f} environment steps"
+            raise InputError(f"{label!r} has no {arguments.metric!r} within the {end:,.0f} {axis} that all have.")
+    title = f"{env}, {arguments.metric} at {end:,.0f} {axis}"
     sys.stdout.write(f"{title}\n\n{_table(common, arguments.threshold)}\n\n")
     for note in [*_differences(compared), *_notes(whole, common, end)]:
         sys.stdout.write(f"{note}\n")
@@ -189,7 +190,7 @@ def _table(common: Mapping[str, Any], threshold: float | None) -> str:
 
     header = ["group", "seeds", "mean", "IQM", "95 % interval", "P(improvement)"]
     if threshold is not None:
-        header.append(f"steps to {threshold:,.10g}")
+        header.append(f"{next(iter(common.values())).axis} to {threshold:,.10g}")
     reference = next(iter(common.values())).values[-1]
     rows = [header]
     for i, (label, curve) in enumerate(common.items()):
@@ -215,6 +216,7 @@ def _table(common: Mapping[str, Any], threshold: float | None) -> str:
 
 def _notes(whole: Mapping[str, Any], common: Mapping[str, Any], end: float) -> list[str]:
     """What a reader must know before the numbers are repeated."""
+    axis = next(iter(whole.values())).axis
     notes = [
         "IQM: interquartile mean; its interval: percentile bootstrap over seeds. P(improvement): how probable it is "
         f"that a seed is above one of {next(iter(common))!r}, ties half."
@@ -226,10 +228,10 @@ def _notes(whole: Mapping[str, Any], common: Mapping[str, Any], end: float) -> l
         notes.append(f"With fewer than {_FEW_SEEDS} seeds a bootstrap interval is too narrow.")
     longer = [f"{label!r} ({curve.steps[-1]:,.0f})" for label, curve in whole.items() if curve.steps[-1] > end]
     if longer:
-        notes.append(f"Compared up to {end:,.0f} steps, which all groups have; longer are {', '.join(longer)}.")
+        notes.append(f"Compared up to {end:,.0f} {axis}, which all groups have; longer are {', '.join(longer)}.")
     for label, curve in common.items():
         if curve.steps[-1] < end:
-            notes.append(f"{label!r} is read at {curve.steps[-1]:,.0f} steps, its last record before that.")
+            notes.append(f"{label!r} is read at {curve.steps[-1]:,.0f} {axis}, its last record before that.")
     return notes
 
 

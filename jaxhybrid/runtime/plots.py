@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime.curves import Curve, Records, of_records, of_runs
+from jaxhybrid.runtime.curves import STEPS, Curve, Records, common_axis, of_records, of_runs
 from jaxhybrid.runtime.statistics import interquartile_interval, interquartile_mean, mean_interval
 
 __all__ = ["learning_curves"]
@@ -30,7 +30,7 @@ def learning_curves(
     ylabel: str | None = None,
     reference: tuple[str, float] | None = None,
 ) -> None:
-    """Draws one curve per label against real environment steps, over the seeds, in a 95 % interval.
+    """Draws one curve per label against real environment steps, or iterations, over the seeds, in a 95 % interval.
 
     The curve is the mean in Student's t interval, or the interquartile mean in its bootstrap interval. A single seed is
     a plain line. The legend says which of the three it is.
@@ -45,7 +45,7 @@ def learning_curves(
       reference: label and value of a horizontal line, for instance the return of a random policy.
 
     Raises:
-      InputError: no label, or a label without a single finite value of ``metric``.
+      InputError: no label, a label without a single finite value of ``metric``, or curves over different axes.
     """
     import matplotlib
 
@@ -55,9 +55,10 @@ def learning_curves(
     if not runs:
         raise InputError("runs is empty: give at least one label.")
     curves = {label: _curve(label, source, metric) for label, source in runs.items()}
+    axis = common_axis(curves)
     interval, band = _INTERVALS[centre]
     figure, axes = plt.subplots(figsize=(7.2, 4.5), layout="constrained")
-    for i, (label, (steps, values)) in enumerate(curves.items()):
+    for i, (label, (steps, values, _)) in enumerate(curves.items()):
         colour, style = _COLOURS[i % len(_COLOURS)], _STYLES[i // len(_COLOURS) % len(_STYLES)]
         middle, low, high = interval(values)
         count = values.shape[1]
@@ -68,11 +69,11 @@ def learning_curves(
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     if reference is not None:
         axes.axhline(reference[1], color="0.45", linestyle="--", linewidth=1.2, label=f"{reference[0]}")
-    axes.set_xlabel("real environment steps")
+    axes.set_xlabel(f"real {axis}" if axis == STEPS else axis)
     axes.set_ylabel(ylabel or _NAMES.get(metric, metric))
     axes.set_title(title or "")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    for ticks in (axes.xaxis, axes.yaxis):
+        ticks.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", frameon=False, fontsize=9)

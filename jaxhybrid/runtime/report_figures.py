@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxhybrid.runtime.curves import Curve
+from jaxhybrid.runtime.curves import Curve, common_axis
 from jaxhybrid.runtime.statistics import mean_interval
 
 __all__ = ["lines"]
@@ -49,7 +49,7 @@ def _drawn(theme: str, curves: Mapping[str, Curve], size: tuple[float, float]) -
         figure = Figure(figsize=size, layout="constrained", facecolor="none")
         axes = figure.add_subplot(facecolor="none")
         lowest, highest = np.inf, -np.inf
-        for i, (label, (steps, values)) in enumerate(curves.items()):
+        for i, (label, (steps, values, _)) in enumerate(curves.items()):
             mean, low, high = mean_interval(values)
             lowest, highest = min(lowest, low.min()), max(highest, high.max())
             colour = colours[i % len(colours)]
@@ -63,7 +63,7 @@ def _drawn(theme: str, curves: Mapping[str, Curve], size: tuple[float, float]) -
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
-        axes.set_xlabel("environment steps")
+        axes.set_xlabel(common_axis(curves))
         axes.grid(True, alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
         if len(curves) > 1:

@@ -113,25 +113,26 @@ def _speed(rows: Records) -> str:
         ("training", _duration(_last(rows, "time/elapsed"))),
         ("one evaluation", _duration(_last(rows, "time/evaluation"))),
     ]
+    axis = curves.axis_of(rows)
+    counter = curves.COUNTERS[axis]
     steps, speeds = [], []
     for before, row in itertools.pairwise(rows):
         try:
-            taken = float(np.sum(row["env/steps"]) - np.sum(before["env/steps"]))
-            speed = taken / float(row["time/iteration"])
-        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            taken = np.subtract(row[counter], before[counter], dtype=np.float64)
+            # Seeds in one program share a clock, and those in processes have one each.
+            seconds = np.broadcast_to(np.asarray(row["time/iteration"], np.float64), np.shape(row["env/steps"]))
+        except (KeyError, TypeError, ValueError):
             continue
-        if np.isfinite(speed) and speed >= 0:
-            steps.append(float(np.max(row["env/steps"])))
-            speeds.append([speed])
+        if np.all(seconds > 0) and np.all(np.isfinite(taken)) and np.all(taken >= 0):
+            steps.append(float(np.max(row[counter])))
+            speeds.append([float(np.sum(taken / seconds))])
     drawn = []
     if steps:
-        curve = {"steps per second": Curve(np.asarray(steps), np.asarray(speeds))}
-        figure = report_figures.lines(curve, size=_WIDE)
-        drawn = [
-            page.figure(
-                *figure, "environment steps per second of each iteration, all seeds together, evaluation not counted"
-            )
-        ]
+        figure = report_figures.lines(
+            {f"{axis} per second": Curve(np.asarray(steps), np.asarray(speeds), axis)}, size=_WIDE
+        )
+        what = f"{axis} per second of each iteration, all seeds together, evaluation not counted"
+        drawn = [page.figure(*figure, what)]
     return page.section("Speed", [page.facts(facts), *drawn])
 
 

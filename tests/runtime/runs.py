@@ -22,3 +22,8 @@ def write(directory: Path, rows, *, env: str = "toy", seed: int = 0, seeds: int 
 def rows(*values, every: int = 10):
     """One record per value; a list is one value per seed."""
     return [{"iteration": i, "env/steps": every * i, "eval/return": value} for i, value in enumerate(values)]
+
+
+def batch_rows(*values, size: int = 500):
+    """The same of a run that learns from a batch of ``size`` steps, which are there from the first iteration on."""
+    return [row | {"env/steps": size * (row["iteration"] > 0)} for row in rows(*values)]

@@ -29,22 +29,33 @@ def test_the_table_compares_over_the_range_that_all_have(two, capsys):
     assert rows["a"]["P(improvement)"] == "reference" and rows["b"]["P(improvement)"] == "0.83"
     assert rows["a"]["seeds"] == "3" and rows["b"]["seeds"] == "2"
     # a reaches 11.5 at steps 20, 20 and 10; b at steps 10 and 20.
-    assert rows["a"]["steps to 11.5"] == "20 (3 of 3 seeds)" and rows["b"]["steps to 11.5"] == "20 (2 of 2 seeds)"
-    assert "Compared up to 20 steps" in notes and "'b' (30)" in notes and "fewer than 5 seeds" in notes
+    assert [rows[label]["environment steps to 11.5"] for label in "ab"] == ["20 (3 of 3 seeds)", "20 (2 of 2 seeds)"]
+    assert "Compared up to 20 environment steps" in notes and "'b' (30)" in notes and "fewer than 5 seeds" in notes
 
 
 def test_one_seed_gets_no_interval(two, tmp_path, capsys):
     compare.main([str(tmp_path / "a0"), two[1], "--threshold", "50"])
     rows, notes = table(capsys)
     assert rows["a0"]["95 % interval"] == "none: 1 seed" and "One seed has no interval" in notes
-    assert rows["a0"]["steps to 50"] == "not reached (0 of 1 seeds)"
+    assert rows["a0"]["environment steps to 50"] == "not reached (0 of 1 seeds)"
 
 
 def test_a_group_that_is_recorded_more_rarely_is_read_earlier(two, tmp_path, capsys):
     rare = runs.write(tmp_path / "rare", runs.rows(1.0, 2.0, 3.0, every=13))
     compare.main([two[0], str(rare)])
     rows, notes = table(capsys)
-    assert rows["rare"]["mean"] == "2" and "'rare' is read at 13 steps" in notes
+    assert rows["rare"]["mean"] == "2" and "'rare' is read at 13 environment steps" in notes
+
+
+def test_runs_that_collect_nothing_are_compared_over_iterations(tmp_path, capsys):
+    a = runs.write(tmp_path / "a", runs.batch_rows(0.0, 1.0, 2.0, 3.0))
+    b = runs.write(tmp_path / "b", runs.batch_rows(0.0, 5.0, 6.0, size=900))
+    assert compare.main([str(a), str(b), "--threshold", "2"]) == 0
+    assert "eval/return at 2 iterations" in (said := capsys.readouterr().out)
+    assert "iterations to 2" in said and "2 (1 of 1 seeds)" in said and "Compared up to 2 iterations" in said
+    other = runs.write(tmp_path / "other", runs.rows(1.0, 2.0, 3.0))
+    with pytest.raises(InputError, match="'a' over iterations and 'other' over environment steps cannot be compared"):
+        compare.main([str(a), str(other)])
 
 
 def test_runs_of_one_group_with_other_numbers_are_named(tmp_path, capsys):

@@ -117,15 +117,36 @@ def test_an_episode_that_cannot_be_played_says_why(tmp_path):
     assert "env='toy' is unknown" in page_of(run).text
 
 
-def test_speed_is_steps_over_seconds_of_all_seeds(tmp_path, monkeypatch):
-    drawn = []
+@pytest.fixture
+def drawn(monkeypatch):
+    """The curves of every figure."""
+    found = []
     real = report_figures.lines
-    monkeypatch.setattr(report_figures, "lines", lambda curves, **size: drawn.append(curves) or real(curves, **size))
+    monkeypatch.setattr(report_figures, "lines", lambda curves, **size: found.append(curves) or real(curves, **size))
+    return found
+
+
+def test_speed_is_steps_over_seconds_of_all_seeds(tmp_path, drawn):
     run = runs.write(tmp_path / "run", ROWS, seeds=2)
     page_of(run, "--no-episode")
-    (speed,) = (curves["steps per second"] for curves in drawn if "steps per second" in curves)
+    (speed,) = (each for curves in drawn if (each := curves.get("environment steps per second")))
     # 100 steps of two seeds in two seconds.
     np.testing.assert_array_equal(speed.values, [[100.0], [100.0]])
+
+
+def test_the_speed_of_a_run_that_collects_nothing_is_that_of_its_iterations(tmp_path, drawn):
+    rows = [row | {"time/iteration": 0.5} for row in runs.batch_rows(1.0, 2.0, 3.0)]
+    page_of(runs.write(tmp_path / "run", rows), "--no-episode")
+    (speed,) = (each for curves in drawn if (each := curves.get("iterations per second")))
+    np.testing.assert_array_equal(speed.values, [[2.0], [2.0]])
+    assert {curve.axis for curves in drawn for curve in curves.values()} == {"iterations"}
+
+
+def test_the_speed_of_processes_is_the_sum_of_theirs(tmp_path, drawn):
+    rows = [row(i, **{"time/iteration": [2.0, 4.0]}) for i in range(2)]
+    page_of(runs.write(tmp_path / "run", rows, seeds=2), "--no-episode")
+    # 100 steps in two seconds, and 100 in four.
+    assert drawn[0]["environment steps per second"].values.tolist() == [[75.0]]
 
 
 def test_figures_are_the_same_bytes_again_and_differ_by_theme():
