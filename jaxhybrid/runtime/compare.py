@@ -126,29 +126,29 @@ def groups(items: Sequence[str]) -> list[Group]:
             directories = [Path(part).expanduser() for part in listed.split(",") if part]
         if not (label and directories):
             raise InputError(f"runs={item!r} is not of the form directory or label=directory[,directory ...].")
-        if label in found:
-            raise InputError(f"runs={item!r} has the label {label!r} of another group: write label=directory.")
         for directory in directories:
             if not (directory / records.METRICS).is_file():
                 raise InputError(f"runs={str(directory)!r} is no run: it has no {records.METRICS}.")
         group = Group(label, directories, [records.identity(each, field="runs") for each in directories])
         _check_seeds(group)
-        found |= {part.label: part for part in _swept(group)}
+        for part in _swept(group):
+            if part.label in found:
+                raise InputError(f"runs={item!r} has the label {part.label!r} of another group: write label=directory.")
+            found[part.label] = part
     return list(found.values())
 
 
 def _swept(group: Group) -> list[Group]:
     """Splits a sweep into one group per combination of its numbers."""
+    from jaxhybrid.runtime.members import named
+
     sweeps = [identity.get("sweep") or {} for identity in group.identities]
     if not any(sweeps):
         return [group]
     if len(sweeps) > 1:
         raise InputError(f"{group.label!r} joins a sweep with other runs: name it alone, or name its parts.")
     size = len(group.identities[0]["seeds"])
-    labels = [
-        " ".join(f"{name}={value:g}" for name, value in zip(sweeps[0], values))
-        for values in itertools.product(*sweeps[0].values())
-    ]
+    labels = [" ".join(named(dict(zip(sweeps[0], values)))) for values in itertools.product(*sweeps[0].values())]
     return [
         group._replace(label=f"{group.label} {label}", columns=slice(i * size, (i + 1) * size))
         for i, label in enumerate(labels)

@@ -14,7 +14,7 @@ from jaxhybrid.errors import InputError, unknown
 from jaxhybrid.runtime.options import RunOptions, seeds
 from jaxhybrid.types import PyTree
 
-__all__ = ["Member", "configured", "members", "stacked", "swept"]
+__all__ = ["Member", "configured", "members", "named", "stacked", "swept"]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -33,7 +33,14 @@ class Member(NamedTuple):
     @property
     def label(self) -> str:
         """Name of the member among its siblings, such as ``gamma=0.9-seed-3``."""
-        return "-".join([*(f"{name}={value:g}" for name, value in self.numbers.items()), f"seed-{self.seed}"])
+        return "-".join([*named(self.numbers), f"seed-{self.seed}"])
+
+
+def named(numbers: Mapping[str, float]) -> list[str]:
+    """Returns swept numbers as texts such as ``gamma=0.9``, in as few digits as tell the number from every other."""
+    return [
+        f"{name}={value:g}" if float(f"{value:g}") == value else f"{name}={value!r}" for name, value in numbers.items()
+    ]
 
 
 def swept(options: RunOptions, config: Any) -> dict[str, list[float]]:

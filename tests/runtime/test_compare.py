@@ -147,3 +147,12 @@ def test_a_sweep_is_a_group_for_each_of_its_numbers(tmp_path, capsys):
     other = runs.write(tmp_path / "o", runs.rows(1.0, 2.0), seed=7)
     with pytest.raises(InputError, match="joins a sweep"):
         compare.groups([f"both={sweep},{other}"])
+
+
+def test_no_group_takes_the_place_of_another(tmp_path):
+    numbers = {"seeds": 1, "sweep": {"gamma": [0.9999991, 0.9999992]}}
+    x, y = (runs.write(tmp_path / each / "sw", runs.rows([1.0, 2.0]), **numbers) for each in "xy")
+    assert [group.label for group in compare.groups([str(x)])] == ["sw gamma=0.9999991", "sw gamma=0.9999992"]
+    with pytest.raises(InputError, match=r"y/sw' has the label 'sw gamma=0.9999991' of another group: write label=dir"):
+        compare.groups([str(x), str(y)])
+    assert len(compare.groups([str(x), f"other={y}"])) == 4

@@ -58,6 +58,18 @@ def test_members_are_every_combination_with_the_seed_changing_fastest():
     assert numbers.tolist() == [0, 1, 0, 1] and values["gamma"].shape == (4,)
 
 
+def test_labels_tell_numbers_apart_and_stay_short():
+    options = RunOptions(sweep=("learning_rate=0.9999991,0.9999992,0.1,64,1e-5,1e6",))
+    assert [member.label.removeprefix("learning_rate=") for member in members.members(options, Config())] == [
+        "0.9999991-seed-0",
+        "0.9999992-seed-0",
+        "0.1-seed-0",
+        "64-seed-0",
+        "1e-05-seed-0",
+        "1e+06-seed-0",
+    ]
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
