@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console
+from jaxhybrid.runtime import cli, console, inputs
 from jaxhybrid.runtime.outputs import new_figure
 
 __all__ = ["Group", "groups", "main"]
@@ -127,8 +127,7 @@ def groups(items: Sequence[str]) -> list[Group]:
         if not (label and directories):
             raise InputError(f"runs={item!r} is not of the form directory or label=directory[,directory ...].")
         for directory in directories:
-            if not (directory / records.METRICS).is_file():
-                raise InputError(f"runs={str(directory)!r} is no run: it has no {records.METRICS}.")
+            inputs.check_run(directory, field="runs")
         group = Group(label, directories, [records.identity(each, field="runs") for each in directories])
         _check_seeds(group)
         for part in _swept(group):

@@ -13,8 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console
+from jaxhybrid.runtime import cli, console, inputs
 from jaxhybrid.runtime.outputs import new_file
 
 __all__ = ["main"]
@@ -43,9 +42,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m jaxhybrid report", description=__doc__)
     directory = Path(arguments.run).expanduser()
-    for name in ("manifest.json", "metrics.jsonl"):
-        if not (directory / name).is_file():
-            raise InputError(f"run={arguments.run!r} is no run: it has no {name}.")
+    inputs.check_run(directory, field="run")
     out = new_file(arguments.out if arguments.out is not None else str(directory / "report.html"))
 
     from jaxhybrid.runtime import page, report_parts

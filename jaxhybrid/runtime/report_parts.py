@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import checkpoint, console, curves, page, records, report_figures
+from jaxhybrid.runtime import checkpoint, console, curves, inputs, page, records, report_figures
 from jaxhybrid.runtime.curves import Curve, Records
 
 __all__ = ["of_run"]
@@ -62,16 +62,17 @@ def of_run(directory: Path, *, episode: bool) -> tuple[str, list[str]]:
 def _summary(identity: Mapping[str, Any], rows: Records) -> str:
     seeds, sweep = identity.get("seeds") or [], identity.get("sweep") or {}
     values = [("seeds", str(len(seeds))), *((f"values of {name}", str(len(each))) for name, each in sweep.items())]
-    values.append(("iterations", str(_last(rows, "iteration"))))
+    values.append(("iterations", _number(_last(rows, "iteration"))))
     values.append(("environment steps", _number(_last(rows, "env/steps"))))
     final = _last(rows, "eval/return")
     if final is not None:
-        each = np.atleast_1d(np.asarray(final, np.float64))
-        spread = f" ± {each.std(ddof=1):,.1f}" if each.size > 1 else ""
-        over = "mean ± std over all runs" if spread else "1 seed"
+        each = np.atleast_1d(final)
+        spread = f" ± {each.std(ddof=1):,.1f}" if each.size > 1 and np.all(np.isfinite(each)) else ""
+        over = "mean ± std over all runs" if each.size > 1 else "1 seed"
         values.append((f"final evaluation return, {over}", _number(final) + spread))
     values.append(("training time", _duration(_last(rows, "time/elapsed"))))
-    values.append(("updates refused, not finite", _number(_last(rows, "guard/nonfinite"))))
+    refused = _last(rows, "guard/nonfinite")
+    values.append(("updates refused, not finite", _number(None if refused is None else np.sum(refused))))
     return page.tiles(values)
 
 
@@ -137,6 +138,17 @@ def _speed(rows: Records) -> str:
 
 
 def _checkpoints(directory: Path) -> str:
+    parts = inputs.parts(directory)
+    header, rows = ["iteration", "size", ""], _kept(directory)
+    if parts:
+        header, rows = ["part", *header], [[part.name, *row] for part in parts for row in _kept(part)]
+    if not rows:
+        return page.section("Checkpoints", [page.paragraph("There are none.", soft=True)])
+    return page.section("Checkpoints", [page.table(header, rows)])
+
+
+def _kept(directory: Path) -> list[list[str]]:
+    """What a directory has to go back to: iteration, size and remark of each."""
     rows = []
     folder = directory / "checkpoints"
     for iteration in checkpoint.steps(folder):
@@ -144,9 +156,7 @@ def _checkpoints(directory: Path) -> str:
         rows.append([f"{iteration:,}", f"{size / 2**20:.2f} MiB", ""])
     rows += [[path.name.split(".")[0], "", "damaged, set aside"] for path in sorted(folder.glob("*.damaged"))]
     rows += [[path.name, "", "from before a failure"] for path in sorted(directory.glob("capsule-*"))]
-    if not rows:
-        return page.section("Checkpoints", [page.paragraph("There are none.", soft=True)])
-    return page.section("Checkpoints", [page.table(["iteration", "size", ""], rows)])
+    return rows
 
 
 def _provenance(identity: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) -> str:
@@ -193,11 +203,10 @@ def _curve(rows: Records, name: str) -> Any:
 
 
 def _last(rows: Records, name: str) -> Any:
-    """The newest value of a metric that is a number for every seed, or None."""
+    """The newest value of a metric that is a number for every seed, finite or not, or None."""
     for row in reversed(rows):
         try:
-            if np.all(np.isfinite(np.asarray(row[name], np.float64))):
-                return row[name]
+            return np.asarray(row[name], np.float64)
         except (KeyError, TypeError, ValueError):
             continue
     return None
@@ -213,6 +222,8 @@ def _flat(record: Any, prefix: str = "") -> list[tuple[str, str]]:
 def _number(value: Any) -> str:
     if value is None:
         return _MISSING
+    if not np.all(np.isfinite(value)):
+        return "not finite"
     mean = float(np.mean(value))
     return f"{mean:,.0f}" if mean == round(mean) else f"{mean:,.1f}" if abs(mean) >= 10 else f"{mean:.3g}"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import report, report_figures
+from jaxhybrid.runtime import compare, report, report_figures
 from jaxhybrid.runtime.curves import Curve
 from tests.runtime import runs, toy
 from tests.runtime.test_policies import save
@@ -104,6 +104,24 @@ def test_what_comes_from_files_is_text(tmp_path):
     assert "script" not in page.seen and page.text.count(EVIL) >= 4
 
 
+def test_a_run_that_diverged_does_not_look_fine(tmp_path):
+    rows = [*ROWS, row(3, **{"guard/nonfinite": [0, 6], "eval/return": [-np.inf, 5.0]})]
+    text = " ".join(page_of(runs.write(tmp_path / "run", rows, seeds=2), "--no-episode").text.split())
+    assert "not finite final evaluation return, mean ± std over all runs" in text
+    assert "6 updates refused" in text
+
+
+def test_a_run_in_processes_shows_what_its_parts_keep(tmp_path):
+    run = runs.write(tmp_path / "run", ROWS, seeds=2)
+    for seed in (10, 2):
+        part = runs.write(run / f"gamma=0.9-seed-{seed}", [])
+        (part / "checkpoints" / "00000002").mkdir(parents=True)
+    (part / "capsule-00000003").mkdir()
+    text = " ".join(page_of(run, "--no-episode").text.split())
+    first = "gamma=0.9-seed-2 2 0.00 MiB gamma=0.9-seed-2 capsule-00000003 from before a failure"
+    assert f"part iteration size {first} gamma=0.9-seed-10 2 0.00 MiB" in text
+
+
 @pytest.mark.parametrize("rows", [[], [{"iteration": 0, "env/steps": 0}], [{"iteration": 0}]])
 def test_a_run_that_has_just_begun_has_a_page(tmp_path, rows):
     run = runs.write(tmp_path / "run", rows)
@@ -162,6 +180,17 @@ def test_a_broken_manifest_is_refused_by_the_name_of_the_argument(tmp_path):
     (run / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"^run=.* has a manifest.json that"):
         report.main([str(run), "--no-episode"])
+
+
+def test_a_run_whose_members_have_not_ended_names_one_of_them(tmp_path):
+    run = runs.write(tmp_path / "run", [], seeds=2)
+    (run / "metrics.jsonl").unlink()
+    with pytest.raises(InputError, match=r"^run=.* has no records yet"):
+        report.main([str(run)])
+    runs.write(run / "seed-1", ROWS)
+    for main, field in ((report.main, "run"), (compare.main, "runs")):
+        with pytest.raises(InputError, match=rf"^{field}=.*have not ended: name one of its parts, such as '.*/seed-1'"):
+            main([str(run)])
 
 
 def test_bad_input_is_refused_before_anything_is_written(tmp_path):
