@@ -56,6 +56,9 @@ def _typed(declared: Any, value: Any, name: str) -> Any:
             return tuple(_typed(a, item, f"{name}[{i}]") for i, (a, item) in enumerate(zip(arguments, value)))
     if dataclasses.is_dataclass(declared) and isinstance(declared, type):
         return from_json(declared, value, name)
+    # JSON has no infinity, so `records.jsonable` wrote its name.
+    if declared is float and value in ("inf", "-inf"):
+        return float(value)
     # A boolean is no number, and a whole number is a floating-point one too.
     if type(value) is declared or (declared is float and type(value) is int):
         return declared(value)

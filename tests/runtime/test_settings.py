@@ -1,6 +1,7 @@
 """What a run was is found again from its own words: its policy acts without it, and its failures replay."""
 
 import importlib
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import pytest
 
 from experiments import dream, gamps_search, gmas, mscv
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import export, loop, play, policies, replay, settings
+from jaxhybrid.runtime import export, loop, play, policies, records, replay, settings
+from jaxhybrid.systems import gamps
 
 KEY = jax.random.key(5)
 # Systems whose policies no file describes.
@@ -104,6 +106,16 @@ def test_steps_that_are_too_large_are_traced_to_their_line(tmp_path, capsys, cas
     assert replay.main([str(capsule), "--compile-cache", "off"]) == 0
     said = capsys.readouterr().err.replace("\n", "")
     assert "updates refused" in said and ".py:" in said.rpartition("first:")[2]
+
+
+@pytest.mark.parametrize("order", [1.0, np.inf])
+def test_a_config_with_an_infinity_survives_the_manifest(order):
+    config = gamps.Config(score_order=order)
+    identity = json.loads(json.dumps(records.jsonable({"study": "gamps", "env": "gridworld", "config": vars(config)})))
+    assert settings.rebuilt(identity)[1] == config
+    for text in ("nan", "1.0", "Infinity"):
+        with pytest.raises(InputError, match=rf"config\.score_order must be float, not '{text}'"):
+            settings.rebuilt(identity | {"config": identity["config"] | {"score_order": text}})
 
 
 @pytest.mark.parametrize(
