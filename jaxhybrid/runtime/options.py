@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -105,8 +106,8 @@ def checked(options: RunOptions) -> RunOptions:
         raise InputError("distributed needs a directory that all processes see: name it with --out.")
     if options.data_parallel and (len(seeds(options)) > 1 or options.sweep):
         raise InputError("data_parallel is for one run: leave out --seeds and --sweep.")
-    if options.memory_gib is not None and not options.memory_gib > 0:
-        raise InputError(f"memory_gib={options.memory_gib} must be positive.")
+    if options.memory_gib is not None and not 0 < options.memory_gib < math.inf:
+        raise InputError(f"memory_gib={options.memory_gib} must be positive and finite.")
     for name in ("iterations", "eval_every", "checkpoint_every"):
         value = getattr(options, name)
         if value is not None and value % options.chunk:
@@ -127,7 +128,7 @@ def seeds(options: RunOptions) -> range:
     """
     text = str(options.seeds)
     first, colon, end = text.partition(":")
-    if not (first.isdigit() and (end.isdigit() if colon else int(first) > 0)):
+    if not (first.isdecimal() and (end.isdecimal() if colon else int(first) > 0)):
         raise InputError(f"seeds={text} must be at least 1, or a range such as 0:16.")
     found = range(int(first), int(end)) if colon else range(options.seed, options.seed + int(first))
     if colon and options.seed:

@@ -129,6 +129,7 @@ def test_processes_of_a_job_divide_one_run_and_one_of_them_writes(alone, tmp_pat
         ({"data_parallel": True, "seeds": 2}, "leave out --seeds"),
         ({"cpu_devices": 0}, "cpu_devices=0 must be at least 1"),
         ({"memory_gib": 0.0}, "memory_gib=0.0 must be positive"),
+        ({"memory_gib": float("inf")}, "memory_gib=inf must be positive and finite"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -35,6 +35,8 @@ def test_seeds_are_a_number_or_a_range(options, expected):
         ({"seeds": "5:3"}, "empty range"),
         ({"seeds": "-1:3"}, "at least 1, or a range"),
         ({"seeds": "0:x"}, "at least 1, or a range"),
+        ({"seeds": "²"}, "at least 1, or a range"),
+        ({"seeds": "0:²"}, "at least 1, or a range"),
         ({"seeds": "0:16", "seed": 2}, "both name the first seed"),
         ({"seeds": f"0:{2**31 + 1}"}, "largest seed"),
     ],
