@@ -12,7 +12,7 @@ from jaxhybrid.errors import InputError
 from jaxhybrid.runtime.curves import STEPS, Curve, Records, common_axis, of_records, of_runs
 from jaxhybrid.runtime.statistics import interquartile_interval, interquartile_mean, mean_interval
 
-__all__ = ["learning_curves"]
+__all__ = ["learning_curves", "plain"]
 
 Centre = Literal["mean", "interquartile mean"]
 # Okabe and Ito's colours, told apart by every kind of colour vision.
@@ -64,14 +64,14 @@ def learning_curves(
         count = values.shape[1]
         what = f"{centre} of {count} seeds, band: 95 % {band} interval" if count > 1 else "1 seed"
         marker = "o" if len(steps) <= 40 else None
-        axes.plot(steps, middle, style, color=colour, marker=marker, markersize=3.5, label=f"{label} ({what})")
+        axes.plot(steps, middle, style, color=colour, marker=marker, markersize=3.5, label=plain(f"{label} ({what})"))
         if count > 1:
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     if reference is not None:
-        axes.axhline(reference[1], color="0.45", linestyle="--", linewidth=1.2, label=f"{reference[0]}")
+        axes.axhline(reference[1], color="0.45", linestyle="--", linewidth=1.2, label=plain(reference[0]))
     axes.set_xlabel(f"real {axis}" if axis == STEPS else axis)
-    axes.set_ylabel(ylabel or _NAMES.get(metric, metric))
-    axes.set_title(title or "")
+    axes.set_ylabel(plain(ylabel or _NAMES.get(metric, metric)))
+    axes.set_title(plain(title or ""))
     for ticks in (axes.xaxis, axes.yaxis):
         ticks.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.grid(True, alpha=0.3)
@@ -79,6 +79,11 @@ def learning_curves(
     figure.legend(loc="outside lower center", frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def plain(text: str) -> str:
+    """Returns a text for Matplotlib in which a dollar sign, as names from files may have, begins no formula."""
+    return text.replace("\\", "/").replace("$", r"\$")
 
 
 _NAMES = {"eval/return": "evaluation return (deterministic policy)", "collect/episode_return": "training return"}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxhybrid.runtime.curves import Curve, common_axis
+from jaxhybrid.runtime.plots import plain
 from jaxhybrid.runtime.statistics import mean_interval
 
 __all__ = ["lines"]
@@ -54,7 +55,7 @@ def _drawn(theme: str, curves: Mapping[str, Curve], size: tuple[float, float]) -
             lowest, highest = min(lowest, low.min()), max(highest, high.max())
             colour = colours[i % len(colours)]
             marker = "o" if len(steps) <= 20 else None
-            axes.plot(steps, mean, color=colour, marker=marker, markersize=3, label=_plain(label))
+            axes.plot(steps, mean, color=colour, marker=marker, markersize=3, label=plain(label))
             if values.shape[1] > 1:
                 axes.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
         if lowest > 0 and highest > _LOG_RANGE * lowest:
@@ -71,8 +72,3 @@ def _drawn(theme: str, curves: Mapping[str, Curve], size: tuple[float, float]) -
         buffer = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return buffer.getvalue()
-
-
-def _plain(text: str) -> str:
-    """Names come from files: a dollar sign is one, and begins no formula."""
-    return text.replace("\\", "/").replace("$", r"\$")

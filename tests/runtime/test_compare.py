@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import compare
-from tests.runtime import runs
+from jaxhybrid.runtime import compare, statistics
+from tests.runtime import figures, runs
 
 
 def table(capsys):
@@ -89,11 +90,20 @@ def test_half_a_line_at_the_end_is_left_out(two, tmp_path, capsys):
     assert said.out == whole and "its last 21 bytes are no record and are left out" in said.err
 
 
-def test_a_figure_is_drawn_once(two, tmp_path):
+def test_a_figure_is_drawn_once(two, tmp_path, monkeypatch):
     figure = tmp_path / "curves.png"
+    saved = figures.kept(monkeypatch)
     assert compare.main([*two, "--out", str(figure)]) == 0
     drawn = figure.read_bytes()
     assert drawn.startswith(b"\x89PNG")
+    # Up to three seeds the interquartile mean is the mean; b goes on to step 30, which a has not reached.
+    (axes,) = saved[0].axes
+    each = np.array([[0.0, 0.0, 0.0], [10.0, 11.0, 12.0], [20.0, 21.0, 22.0]]), np.array([[0, 0], [20, 5], [21.5, 30]])
+    for i, values in enumerate(each):
+        figures.check_curve(axes, i, [0, 10, 20], values.mean(axis=1))
+        figures.check_band(axes, i, [0, 10, 20], *statistics.interquartile_interval(values))
+    said = "(interquartile mean of {} seeds, band: 95 % bootstrap interval)"
+    assert figures.legend(saved[0]) == [f"a {said.format(3)}", f"b {said.format(2)}"]
     with pytest.raises(InputError, match="exists"):
         compare.main([*two, "--out", str(figure)])
     assert figure.read_bytes() == drawn
