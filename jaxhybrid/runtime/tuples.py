@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import strict_json
 from jaxhybrid.runtime.records import jsonable
 from jaxhybrid.types import EnvSpec, Transition
 
@@ -56,10 +56,11 @@ def load(path: Path | str, spec: EnvSpec) -> Transition:
     """
     name = str(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            facts = json.loads(str(archive["facts"]))
+        # NumPy leaves a file that it opens itself open when the archive in it is damaged.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            facts = strict_json.parse(str(archive["facts"]).encode())
             data = Transition(*(archive[field] for field in Transition._fields))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # The parsers of archives, of their compression and of arrays raise whatever they like.
         raise InputError(f"data={name!r} is no data set: write one with jaxhybrid.runtime.tuples.save.") from None
     for field, value in _facts(spec).items():
         if facts.get(field) != value:

@@ -49,9 +49,27 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     np.savez(other, x=np.ones(3))
     text = tmp_path / "text.npz"
     text.write_text("no archive")
-    for path in (tmp_path / "missing.npz", other, text):
+    single = tmp_path / "single.npy"
+    np.save(single, np.ones(3))
+    listed = tmp_path / "listed.npz"
+    np.savez(listed, facts=np.array("[1]"), **steps()._asdict())
+    for path in (tmp_path / "missing.npz", other, text, single, listed):
         with pytest.raises(InputError, match="no data set"):
             tuples.load(path, spec())
+
+
+def test_a_file_with_an_inverted_byte_is_refused_or_read(tmp_path):
+    whole = tuples.save(tmp_path / "steps.npz", steps(), spec(observation="cells")).read_bytes()
+    damaged = tmp_path / "damaged.npz"
+    refused = 0
+    for i in range(0, len(whole), 7):
+        damaged.write_bytes(whole[:i] + bytes([255 - whole[i]]) + whole[i + 1 :])
+        try:
+            tuples.load(damaged, spec(observation="cells"))
+        except InputError:
+            refused += 1
+    # Some bytes, such as those of dates, mean nothing to the reader.
+    assert refused > len(whole) / 7 / 2
 
 
 def test_nothing_is_overwritten_and_nothing_wrong_is_written(tmp_path):
