@@ -14,8 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxhybrid.runtime import cli, console
-from jaxhybrid.runtime.outputs import new_file
+from jaxhybrid.runtime import cli, console, outputs
 
 __all__ = ["main"]
 
@@ -44,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
       InputError: no policy there, a policy that cannot be used, or a file that exists; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m jaxhybrid export", description=__doc__)
-    out = new_file(arguments.out)
+    out = outputs.new_file(arguments.out)
 
     import jax.export
 
@@ -52,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 
     policy = policies.of_seed(policies.of_run(arguments.run), arguments.seed)
     program = policies.export(policy, deterministic=not arguments.sample)
-    out.write_bytes(program)
+    outputs.write(out, program)
     shapes = jax.export.deserialize(bytearray(program))
     console.say(
         f"{arguments.out}: {len(program):,} bytes, from {shapes.in_avals[0].str_short()} to "

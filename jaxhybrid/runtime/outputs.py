@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxhybrid.errors import InputError
 
-__all__ = ["new_figure", "new_file"]
+__all__ = ["new_figure", "new_file", "write"]
 
 
 def new_file(name: str, *, field: str = "out") -> Path:
@@ -49,3 +49,21 @@ def new_figure(name: str, *, field: str = "out") -> Path:
     if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
         raise InputError(f"{field}={name!r} must end in the kind of figure to draw, such as .png, .pdf or .svg.")
     return path
+
+
+def write(path: Path, content: bytes, *, field: str = "out") -> None:
+    """Writes a new file.
+
+    Args:
+      path: from `new_file`.
+      content: of the file.
+      field: which argument it was.
+
+    Raises:
+      InputError: a file of this name has appeared since; it is not touched.
+    """
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        raise InputError(f"{field}={str(path)!r} was written by somebody else meanwhile: name another file.") from None

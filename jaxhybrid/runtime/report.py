@@ -13,8 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxhybrid.runtime import cli, console, inputs
-from jaxhybrid.runtime.outputs import new_file
+from jaxhybrid.runtime import cli, console, inputs, outputs
 
 __all__ = ["main"]
 
@@ -43,12 +42,12 @@ def main(argv: Sequence[str]) -> int:
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m jaxhybrid report", description=__doc__)
     directory = Path(arguments.run).expanduser()
     inputs.check_run(directory, field="run")
-    out = new_file(arguments.out if arguments.out is not None else str(directory / "report.html"))
+    out = outputs.new_file(arguments.out if arguments.out is not None else str(directory / "report.html"))
 
     from jaxhybrid.runtime import page, report_parts
 
     title, parts = report_parts.of_run(directory, episode=arguments.episode)
-    out.write_text(page.page(title, parts), encoding="utf-8")
+    outputs.write(out, page.page(title, parts).encode())
     console.say(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
     return 0
 

@@ -23,6 +23,15 @@ def test_the_program_of_a_seed_is_written_once(tmp_path, seed):
         export.main([str(tmp_path / "run"), "--out", str(out)])
 
 
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    save(tmp_path / "policy")
+    out = tmp_path / "policy.bin"
+    monkeypatch.setattr(policies, "export", lambda *_, **__: out.write_bytes(b"another") and b"mine")
+    with pytest.raises(InputError, match=r"out='.*policy.bin' was written by somebody else meanwhile"):
+        export.main([str(tmp_path / "policy"), "--out", str(out)])
+    assert out.read_bytes() == b"another"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import compare, report, report_figures
+from jaxhybrid.runtime import compare, page, report, report_figures
 from jaxhybrid.runtime.curves import Curve
 from tests.runtime import runs, toy
 from tests.runtime.test_policies import save
@@ -173,6 +173,15 @@ def test_figures_are_the_same_bytes_again_and_differ_by_theme():
     curves = {EVIL: curve, "plain": curve}
     light, dark = report_figures.lines(curves, size=(3.0, 2.0))
     assert (light, dark) == report_figures.lines(curves, size=(3.0, 2.0)) and light != dark
+
+
+def test_a_page_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    run = runs.write(tmp_path / "run", ROWS)
+    out = run / "report.html"
+    monkeypatch.setattr(page, "page", lambda *_: out.write_bytes(b"another") and "mine")
+    with pytest.raises(InputError, match=r"out='.*report.html' was written by somebody else meanwhile"):
+        report.main([str(run), "--no-episode"])
+    assert out.read_bytes() == b"another"
 
 
 def test_a_broken_manifest_is_refused_by_the_name_of_the_argument(tmp_path):
