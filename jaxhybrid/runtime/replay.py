@@ -7,6 +7,7 @@ longer finite; that iteration is run once more with the value of every operation
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m jaxhybrid replay", description=__doc__)
     capsule = read(arguments.capsule)
+    _compile_as(arguments.capsule.absolute().parent)
     setting, config = settings.rebuilt(capsule.identity)
     console.say(f"{capsule.directory}: {capsule.reason}; {capsule.iterations} iterations to replay ...")
     finding = replay(
@@ -112,6 +114,13 @@ def main(argv: Sequence[str]) -> int:
         console.say(f"  {leaf} stopped being finite")
     console.say(f"first: {finding.origin}")
     return 0
+
+
+def _compile_as(run: Path) -> None:
+    """Compiles in haste, or not, as the last session of a run did, where its manifest is there and says so."""
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        hasty = strict_json.read(run / "manifest.json")["sessions"][-1]["compiled_in_haste"]
+        jax.config.update("jax_disable_most_optimizations", bool(hasty))
 
 
 def read(directory: Path) -> Capsule:

@@ -40,6 +40,7 @@ def facts(options: Mapping[str, Any]) -> dict[str, Any]:
             "cores": os.cpu_count(),
             "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         },
+        "compiled_in_haste": bool(jax.config.values["jax_disable_most_optimizations"]),
         "reproducibility": {"level": level, "meaning": meaning},
     }
 

@@ -152,10 +152,17 @@ def test_a_reward_that_is_nan_is_traced_to_the_step_of_the_environment(broken):
     assert turn.endswith(" of 32")
 
 
-def test_the_command_rebuilds_the_system(broken, capsys):
+def test_the_command_rebuilds_the_system_and_compiles_as_the_run_did(broken, capsys):
     # The environment of this library is sound, so the same capsule replays without a failure.
     path, _, _ = broken
-    assert replay.main([str(path), "--compile-cache", "off"]) == 1
+    option = "jax_disable_most_optimizations"
+    before = jax.config.values[option]
+    jax.config.update(option, not before)
+    try:
+        assert replay.main([str(path), "--compile-cache", "off"]) == 1
+        assert jax.config.values[option] == before
+    finally:
+        jax.config.update(option, before)
     assert "every value was finite" in capsys.readouterr().err
 
 
