@@ -69,7 +69,8 @@ class StudyJob:
           RuntimeError: the study failed, so that the job counts as failed; its log says why.
         """
         out = Path(_own(self.argv)[0].out).expanduser()
-        begun = (out / "manifest.json").exists() and _RESUME not in self.argv
+        # A study of several methods has a run for each, and none of its own.
+        begun = any(any(out.glob(place)) for place in ("manifest.json", "*/manifest.json")) and _RESUME not in self.argv
         command = [sys.executable, "-m", "experiments", *self.argv, *([_RESUME] if begun else [])]
         self._process = subprocess.Popen(command, start_new_session=True)
         code = self._process.wait()

@@ -6,7 +6,7 @@
     metrics.jsonl      one record a line; NaN is null; with several seeds a metric is a list, one entry per seed
     checkpoints/       see `jaxhybrid.runtime.checkpoint`
     tensorboard/       the same metrics, averaged over seeds
-    curve.png          evaluation return against real environment steps
+    curve.png          evaluation return against real environment steps, or iterations
     lock               see `jaxhybrid.runtime.lock`
 """
 

@@ -110,6 +110,6 @@ def probability_of_improvement(scores: np.ndarray, reference: np.ndarray) -> flo
 
 
 def first_steps_at(curve: Curve, threshold: float) -> np.ndarray:
-    """Returns the first environment steps ``[S]`` at which each seed is at or above a threshold; infinity for never."""
+    """Returns the first steps ``[S]`` of the axis at which each seed is at or above a threshold; infinity for never."""
     reached = curve.values >= threshold
     return np.where(reached.any(axis=0), curve.steps[np.argmax(reached, axis=0)], np.inf)

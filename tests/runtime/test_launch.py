@@ -88,8 +88,13 @@ def test_a_job_that_fails_says_so(tmp_path, monkeypatch, capsys):
 OUTS = (["--out", "run"], ["--out=run"], ["--out", "other", "--out", "run"], ["--out", "~/run"], ["--out=~/run"])
 
 
+# A run, and one for each method of a study.
+BEGUN = ("manifest.json", "trpo/manifest.json")
+
+
+@pytest.mark.parametrize("manifest", BEGUN)
 @pytest.mark.parametrize("out", OUTS)
-def test_a_job_resumes_the_run_that_its_study_would_write_to(tmp_path, monkeypatch, out):
+def test_a_job_resumes_the_run_that_its_study_would_write_to(tmp_path, monkeypatch, out, manifest):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
@@ -98,8 +103,8 @@ def test_a_job_resumes_the_run_that_its_study_would_write_to(tmp_path, monkeypat
     job = launch.StudyJob(["maac", *out])
     for _ in range(2):
         assert job() == 0
-        (tmp_path / "run").mkdir(exist_ok=True)
-        (tmp_path / "run" / "manifest.json").touch()
+        (tmp_path / "run" / manifest).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / manifest).touch()
     begins, resumes = (tmp_path / "log").read_text().splitlines()
     assert resumes == f"{begins} --resume"
 
@@ -136,10 +141,11 @@ def test_the_script_for_sbatch_lets_the_study_save_and_requeues_itself(tmp_path)
     assert log.splitlines() == ["-m experiments maac --out run", "saved", "scontrol requeue 7"]
 
 
+@pytest.mark.parametrize("manifest", BEGUN)
 @pytest.mark.parametrize("out", OUTS)
-def test_the_script_for_sbatch_resumes_the_run_that_its_study_would_write_to(tmp_path, out):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "manifest.json").touch()
+def test_the_script_for_sbatch_resumes_the_run_that_its_study_would_write_to(tmp_path, out, manifest):
+    (tmp_path / "run" / manifest).parent.mkdir(parents=True)
+    (tmp_path / "run" / manifest).touch()
     job = script(tmp_path, "maac", *out, python='echo "$@" >>log')
     job.communicate(timeout=30)
     assert (tmp_path / "log").read_text() == f"-m experiments maac {' '.join(out)} --resume\n"
