@@ -24,6 +24,7 @@ from jaxhybrid.runtime import cli, studies
 __all__ = ["FAULTS", "PRESETS", "Config", "main"]
 
 _OLD, _NEW = "00000001", "00000002"
+_IN_BOTH = "files swapped between steps"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +107,9 @@ def _trial(
     try:
         restored = checkpoint.restore(place, template, told.append)
     except InputError as reason:
-        # Both steps are damaged where their files were swapped: nothing is left to load.
+        # Only where their files were swapped are both steps damaged, and nothing is left to load.
         told.append(str(reason))
-        return {"fault": fault, "noticed": True, "exact": len(told) == 3}
+        return {"fault": fault, "noticed": True, "exact": len(told) == 3 and fault == _IN_BOTH}
     finally:
         shutil.rmtree(place.parent)
     exact = restored is not None and _bytes(restored.tree) == truths[restored.iteration]
@@ -207,7 +208,7 @@ FAULTS: dict[str, Callable[[Path, np.random.Generator], None]] = {
     "file extended": _extend,
     "file deleted": _delete,
     "file added": _add,
-    "files swapped between steps": _swap,
+    _IN_BOTH: _swap,
     "files swapped within a step": _swap_within,
     "arrays of another step": _graft,
     "step renamed": _rename,
