@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +104,14 @@ class Chain:
         process = _start(task, self.directory, known.cache, kind, number, resume=resume)
         self._strike(process, fault, rng, began, newest, training)
         _, err = process.communicate(timeout=_PATIENCE)
-        struck = process.returncode == _EXITS[fault]
-        lines = err.strip().splitlines()
-        return {"fault": fault, "struck": struck, "exit": process.returncode, **self._judge(fault, struck, lines)}
+        expected = process.returncode == _EXITS[fault]
+        # A run that was over before its fault ends well, or by a SIGTERM that nobody handles any more.
+        late = process.returncode in (0, -signal.SIGTERM)
+        found = self._judge(newest)
+        found["identical"] &= expected or late
+        if fault == "full disk" and expected:
+            found["identical"] &= _refused(err)
+        return {"fault": fault, "struck": expected or not late, "exit": process.returncode, **found}
 
     def _strike(
         self,
@@ -130,30 +134,28 @@ class Chain:
             time.sleep(0.002)
         process.send_signal(signal.SIGTERM if fault == "SIGTERM" else signal.SIGKILL)
 
-    def _judge(self, fault: str, struck: bool, lines: Sequence[str]) -> dict[str, Any]:
+    def _judge(self, newest: int) -> dict[str, Any]:
         """Compares what is left with the checkpoint and the records of the reference at the same iteration."""
         known = self.reference
         damaged: list[str] = []
         where = self.directory / "checkpoints"
         restored = checkpoint.restore(where, known.template, damaged.append) if where.is_dir() else None
+        iteration = 0 if restored is None else restored.iteration
         found: dict[str, Any] = {
-            "iteration": None,
-            "lost": 0,
+            "iteration": None if restored is None else iteration,
+            "lost": max(0, _recorded(self.directory) - iteration),
             "damaged": len(damaged),
             "identical": not damaged,
-            "complete": False,
+            "complete": iteration == known.task.iterations,
         }
-        if fault == "full disk" and struck:
-            # One line that says why, and no traceback.
-            found["identical"] &= len([line for line in lines if "error:" in line]) == 1 and "Traceback" not in lines
         if restored is None:
+            # Nothing to compare is right only where there was no checkpoint yet.
+            found["identical"] &= newest == 0
             return found
-        rows = [row for row in _rows(self.directory) if row["iteration"] <= restored.iteration]
-        found["identical"] &= _hash(restored.tree) == known.digests[restored.iteration]
-        found["identical"] &= rows == known.rows[: restored.iteration + 1]
-        lost = max(0, _recorded(self.directory) - restored.iteration)
-        done = restored.iteration == known.task.iterations
-        return found | {"iteration": restored.iteration, "lost": lost, "complete": done}
+        rows = [row for row in _rows(self.directory) if row["iteration"] <= iteration]
+        found["identical"] &= _hash(restored.tree) == known.digests[iteration]
+        found["identical"] &= rows == known.rows[: iteration + 1]
+        return found
 
 
 def _system(task: Task) -> Any:
@@ -175,6 +177,11 @@ def _start(task: Task, out: Path, cache: Path, fault: str, number: str, *, resum
     flags += ["--no-tensorboard", "--no-progress", "--quiet", *(["--resume"] if resume else [])]
     arguments = [sys.executable, "-m", "benchmarks._kill_points.child", fault, number, *flags]
     return subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def _refused(err: str) -> bool:
+    """Whether a run ended with one line that says why, and no traceback."""
+    return len([line for line in err.splitlines() if "error:" in line]) == 1 and "Traceback" not in err
 
 
 def _rows(directory: Path) -> list[dict[str, Any]]:

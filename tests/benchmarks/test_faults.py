@@ -2,10 +2,15 @@
 
 import gc
 import json
+import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import checkpoint_faults, kill_points
+from benchmarks._kill_points import chain
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import checkpoint
 
@@ -28,6 +33,55 @@ def test_the_benchmark_would_notice_a_check_that_is_missing(tmp_path, monkeypatc
     gc.collect()
     summary = json.loads((out / "results.json").read_text())["summary"]
     assert sum(row["noticed"] for row in summary) < sum(row["trials"] for row in summary)
+
+
+def test_the_benchmark_would_notice_steps_that_are_lost(tmp_path, monkeypatch):
+    def lose(directory, template, tell):
+        tell("one step")
+        tell("the other")
+        raise InputError("nothing is left")
+
+    monkeypatch.setattr(checkpoint, "restore", lose)
+    out = tmp_path / "run"
+    assert checkpoint_faults.main(["--preset", "smoke", "--out", str(out)]) == 1
+    summary = json.loads((out / "results.json").read_text())["summary"]
+    assert [row["fault"] for row in summary if row["exact"]] == ["files swapped between steps"]
+
+
+def _ends(directory, monkeypatch, code, said, lost=False):
+    """What is said of a run that ends on a full disk, before its first checkpoint or with the loss of all of them."""
+
+    def start(*unused, **options):
+        if lost:
+            shutil.rmtree(directory / "checkpoints")
+        program = f"import sys; sys.stderr.write({said!r}); sys.exit({code})"
+        return subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+
+    monkeypatch.setattr(chain, "_start", start)
+    task = chain.Task("smoke/sac", "lqr/double_integrator", 12)
+    known = chain.Reference(task, {}, [], None, directory, 0.0, 0.0)
+    return chain.Chain(known, directory).live("full disk", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "struck", "identical"),
+    [
+        (2, "error: no space\n", True, True),
+        (2, "Traceback (most recent call last):\nerror: no space\n", True, False),
+        (1, "error: no space\n", True, False),
+        (0, "", False, True),
+    ],
+)
+def test_a_run_on_a_full_disk_ends_with_one_line_and_its_code(tmp_path, monkeypatch, code, said, struck, identical):
+    point = _ends(tmp_path, monkeypatch, code, said)
+    assert (point["struck"], point["identical"], point["iteration"], point["lost"]) == (struck, identical, None, 0)
+
+
+def test_checkpoints_that_are_gone_count_as_lost(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints" / "00000002").mkdir(parents=True)
+    (tmp_path / "metrics.jsonl").write_text("{}\n" * 3)
+    point = _ends(tmp_path, monkeypatch, 2, "error: no space\n", lost=True)
+    assert (point["identical"], point["lost"], point["complete"]) == (False, 2, False)
 
 
 @pytest.mark.slow
