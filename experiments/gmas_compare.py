@@ -41,17 +41,21 @@ def main(argv: Sequence[str]) -> int:
       argv: see ``--help``.
 
     Raises:
-      InputError: no finished runs on mazes, runs on different mazes, or an ``out`` that exists or cannot
-        be written; nothing was written then.
+      InputError: no finished runs on mazes, a label that is given twice, runs on different mazes, or an ``out`` that
+        exists or cannot be written; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments gmas_compare", description=__doc__)
     path = outputs.new_file(arguments.out)
     if not arguments.runs or min(arguments.depths, default=-1) < 0:
         raise InputError(f"runs={arguments.runs} and depths={arguments.depths} must name a run and depths from 0.")
     pairs = [item.partition("=") for item in arguments.runs]
+    seen: set[str] = set()
     for (label, _, directory), item in zip(pairs, arguments.runs, strict=True):
         if not (label and directory):
             raise InputError(f"runs={item!r} is not of the form label=directory.")
+        if label in seen:
+            raise InputError(f"runs={item!r} has a label that is given before: name each run by its own.")
+        seen.add(label)
     from experiments._gmas import trained
 
     agents = {label: trained.load(directory) for label, _, directory in pairs}

@@ -40,8 +40,8 @@ def main(argv: Sequence[str]) -> int:
       argv: see ``--help``.
 
     Raises:
-      InputError: an argument of another form, a run that was not tested, or an ``out`` that exists or cannot be
-        written; nothing was written then.
+      InputError: an argument of another form, a label that is given twice, a sweep, a run that was not tested, or an
+        ``out`` that exists or cannot be written; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments gmas_figure", description=__doc__)
     out = outputs.new_figure(arguments.out)
@@ -51,8 +51,10 @@ def main(argv: Sequence[str]) -> int:
         label, equals, listed = rest.partition("=")
         if not (row and colon and label and equals and listed):
             raise InputError(f"runs={item!r} is not of the form row:label=directory.")
-        runs = [records.read(Path(directory).expanduser()) for directory in listed.split(",")]
-        rows.setdefault(row, {})[label] = _curves(item, runs, arguments.moves)
+        if label in rows.setdefault(row, {}):
+            raise InputError(f"runs={item!r} has a label that is given before: put its directories behind that one.")
+        runs = [_read(Path(directory).expanduser()) for directory in listed.split(",")]
+        rows[row][label] = _curves(item, runs, arguments.moves)
     if not rows:
         raise InputError("runs is empty: name at least one.")
     for row, curves in rows.items():
@@ -62,6 +64,13 @@ def main(argv: Sequence[str]) -> int:
     _draw(rows, out, arguments.moves)
     console.say(f"drawn in {out}")
     return 0
+
+
+def _read(run: Path) -> list[dict[str, Any]]:
+    """The records of a run, whose values are those of seeds."""
+    if (run / records.MANIFEST).exists() and records.identity(run, field="runs").get("sweep"):
+        raise InputError(f"runs={str(run)!r} is a sweep, whose numbers are not seeds: name a run without --sweep.")
+    return records.read(run)
 
 
 def _curves(item: str, runs: Sequence[Sequence[Mapping[str, Any]]], moves: str) -> dict[int, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import cli, console
+from jaxhybrid.runtime import cli, console, outputs
 
 _ZOOM = 8
 _SECONDS = 0.4  # per step
@@ -51,9 +51,8 @@ def main(argv: Sequence[str]) -> int:
       InputError: no finished run on mazes, numbers that make no sense, or a file that exists; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments gmas_film", description=__doc__)
-    path = Path(arguments.run).expanduser() / f"{arguments.out}.gif"
-    if path.exists():
-        raise InputError(f"out={arguments.out!r} exists in run={arguments.run!r}: give another name.")
+    directory = Path(arguments.run).expanduser()
+    path, record = (outputs.new_file(str(directory / f"{arguments.out}.{ending}")) for ending in ("gif", "json"))
     if min(arguments.maze, 0 if arguments.depth is None else arguments.depth) < 0:
         raise InputError(f"maze={arguments.maze} and depth={arguments.depth} must not be negative.")
     from experiments._gmas import trained
@@ -67,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     path.write_bytes(films.gif([_frame(step) for step in steps], _SECONDS))
     # The last picture shows where the episode ended, and no plan.
     facts = {"depth": depth, "actions": [step["plan"][0] for step in steps[:-1]], "return": steps[-1]["total"]}
-    path.with_suffix(".json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    record.write_text(json.dumps(facts) + "\n", encoding="utf-8")
     console.say(f"return {facts['return']:.1f} in {len(facts['actions'])} steps, depth {depth}; drawn in {path}")
     return 0
 

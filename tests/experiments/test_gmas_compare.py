@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("default")
         ([], "must name a run"),
         (["label"], "label=directory"),
         (["label=nowhere"], "nowhere"),
+        (["label=nowhere", "label=elsewhere"], "label=elsewhere' has a label that is given before"),
         (["label=nowhere", "--depths", "-1"], "depths"),
     ],
 )

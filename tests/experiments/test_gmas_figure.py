@@ -5,6 +5,7 @@ import pytest
 
 from experiments import gmas_figure
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import lock, records
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -50,6 +51,20 @@ def test_what_is_no_run_is_refused(item, tmp_path):
     with pytest.raises(InputError):
         gmas_figure.main([item, "--out", str(tmp_path / "figure.png")])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_is_refused(tmp_path):
+    directory = tmp_path / "sweep"
+    records.open_run(directory, {"study": "gmas", "sweep": {"alpha": [0, 1]}}, {}, resume=False)
+    lock.release(directory)
+    with pytest.raises(InputError, match="sweep' is a sweep"):
+        gmas_figure.main([f"row:label={directory}", "--out", str(tmp_path / "figure.png")])
+
+
+def test_a_label_is_given_once_in_a_row(tmp_path):
+    one = run(tmp_path / "one", [[-5.0]])
+    with pytest.raises(InputError, match="given before"):
+        gmas_figure.main([f"l2:CRAR={one}", f"l2:CRAR={one}", "--out", str(tmp_path / "figure.png")])
 
 
 def test_a_run_without_tests_is_refused(tmp_path):

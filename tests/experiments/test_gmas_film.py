@@ -43,6 +43,14 @@ def test_bad_input_is_refused(arguments, why, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "mine.gif"])
+def test_no_file_of_the_run_is_replaced(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name}' exists"):
+        gmas_film.main(["--run", str(tmp_path), "--out", name.partition(".")[0]])
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_a_film_of_a_run_and_its_returns(tmp_path):
     out = tmp_path / "run"
