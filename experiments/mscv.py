@@ -36,6 +36,10 @@ def main(argv: Sequence[str]) -> int:
     if method != "all":
         return _train(_parsed(rest, method)).exit_code
     first = _parsed(rest, METHODS[0])
+    if first.run.sweep:
+        raise InputError(
+            f"sweep={', '.join(first.run.sweep)}: the table of all methods is over seeds; sweep one --method."
+        )
     default = records.default_directory(STUDY, first.config.env or first.env, "all", first.run.seed)
     out = Path(first.run.out or default).expanduser()
     begun = [each for each in METHODS if (out / each / records.MANIFEST).exists()]

@@ -63,8 +63,8 @@ def main(argv: Sequence[str]) -> int:
       The exit code.
 
     Raises:
-      InputError: no runs there, of another study, of several environments, without a threshold, or with a table
-        already; nothing was written then.
+      InputError: no runs there, of another study, a sweep, of several environments, without a threshold, or with a
+        table already; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments mscv_table", description=__doc__)
     directory = Path(arguments.runs).expanduser()
@@ -182,6 +182,10 @@ def _identities(directory: Path) -> dict[str, dict[str, Any]]:
             raise InputError(
                 f"runs={str(directory)!r} has a run of the study {identity.get('study')!r} in {method!r}, and the "
                 f"table is of {' and '.join(_STUDIES)}: move it elsewhere."
+            )
+        if identity.get("sweep"):
+            raise InputError(
+                f"runs={str(directory)!r} has a sweep in {method!r}, whose numbers are not seeds: move it elsewhere."
             )
     names = {identity["env"] for identity in identities.values()}
     if len(names) > 1:

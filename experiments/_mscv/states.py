@@ -50,20 +50,25 @@ def load(directory: Path, seed: int, num_envs: int | None = None) -> Run:
       num_envs: instances that will collect; by default as many as in training.
 
     Raises:
-      InputError: it is no such run, has no such seed, or no checkpoint.
+      InputError: it is no such run, is a sweep, has no such seed, or no checkpoint.
     """
     if not (directory / "manifest.json").exists():
         raise InputError(f"run={str(directory)!r} holds no run: name the directory of one.")
     identity = records.identity(directory)
     if identity.get("study") != "mscv" or seed not in identity["seeds"]:
         raise InputError(f"run={str(directory)!r} is no run of the study 'mscv' with seed={seed}: name one.")
+    if identity["sweep"]:
+        raise InputError(f"run={str(directory)!r} is a sweep over {', '.join(identity['sweep'])}: name one part of it.")
     if identity["parallel"] == "processes":
-        directory = directory / Member(seed, {}).label
+        return load(directory / Member(seed, {}).label, seed, num_envs)
     numbers: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in identity["config"].items()}
     config = mscv.Config(**numbers)
     env = envs.make_rescaled(identity["env"], config.num_envs)
     system = mscv.make(config, env)
-    tree: dict[str, Any] = {"state": jax.eval_shape(system.init, programs.training_key(seed))}
+    keys = [programs.training_key(each) for each in identity["seeds"]]
+    several = len(keys) > 1
+    init: Callable[..., mscv.State] = jax.vmap(system.init) if several else system.init
+    tree: dict[str, Any] = {"state": jax.eval_shape(init, jax.numpy.stack(keys) if several else keys[0])}
     if isinstance(env, HostEnv):
         tree["worker"] = episodes.host_reset(env, seed)
     restored = checkpoint.restore(directory / "checkpoints", tree, console.warn)
@@ -72,7 +77,10 @@ def load(directory: Path, seed: int, num_envs: int | None = None) -> Run:
     if num_envs is not None and isinstance(env, HostEnv):
         env.close()
         env = envs.make_rescaled(identity["env"], num_envs)
-    return Run(config, env, system, make_parts(config, env.spec), restored.tree["state"], restored.iteration)
+    state = restored.tree["state"]
+    if several:
+        state = jax.tree.map(lambda x: x[identity["seeds"].index(seed)], state)
+    return Run(config, env, system, make_parts(config, env.spec), state, restored.iteration)
 
 
 def fresh(run: Run, key: Key, *, num_steps: int, num_envs: int) -> Transition:

@@ -1,5 +1,6 @@
 """The study end to end: a tiny run on the host, its table and its predictions, and what is refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 
 from experiments import mscv, mscv_prediction, mscv_table
+from experiments._mscv import states
+from jaxhybrid import envs
 from jaxhybrid.errors import InputError
-from jaxhybrid.runtime import lock, loop, records
+from jaxhybrid.runtime import checkpoint, lock, loop, programs, records
 from jaxhybrid.runtime.curves import Curve
 from jaxhybrid.runtime.statistics import mean_difference
+from jaxhybrid.systems import mscv as mscv_system
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -141,6 +145,7 @@ def test_seeds_are_compared_in_pairs_where_runs_are_of_one_study():
     [
         (["--method", "tpro"], "method='tpro' is unknown: did you mean 'trpo'"),
         (["--env", "swimer"], "swimer"),
+        (["--method", "all", "--env", "pendulum", "--sweep", "eta=0,1"], "sweep=eta=0,1: the table of all methods"),
         (["--method", "trpo", "--preset", "paper/svg"], "both name the method"),
         (["--preset", "paper-hopper", "--env", "swimmer"], "env='mujoco_v1/swimmer' is not what"),
         (["--config.num-envs", "7"], "multiple of num_envs=7"),
@@ -160,6 +165,28 @@ def test_a_run_of_another_study_has_no_place_in_the_table(tmp_path):
     (directory / records.METRICS).touch()
     with pytest.raises(InputError, match="a run of the study 'critic_slopes' in 'slopes', and the table is of mscv"):
         mscv_table.main(["--runs", str(tmp_path)])
+
+
+def test_a_sweep_has_no_place_in_the_table(tmp_path):
+    directory = tmp_path / "horizons"
+    records.open_run(directory, {"study": "mscv", "env": "pendulum", "sweep": {"horizon": [1, 2]}}, {}, resume=False)
+    lock.release(directory)
+    (directory / records.METRICS).touch()
+    with pytest.raises(InputError, match="has a sweep in 'horizons'"):
+        mscv_table.main(["--runs", str(tmp_path), "--threshold", "0"])
+
+
+def test_a_seed_of_several_in_one_program_is_read(tmp_path):
+    config, seeds = mscv_system.presets["smoke"], [4, 7]
+    system = mscv_system.make(config, envs.make_rescaled("pendulum", config.num_envs))
+    both = jax.jit(jax.vmap(system.init))(jax.numpy.stack([programs.training_key(seed) for seed in seeds]))
+    identity = {"study": "mscv", "env": "pendulum", "config": dataclasses.asdict(config), "seeds": seeds}
+    records.open_run(tmp_path / "run", identity | {"sweep": {}, "parallel": "vmap"}, {}, resume=False)
+    lock.release(tmp_path / "run")
+    checkpoint.save(tmp_path / "run" / "checkpoints", 3, {"state": both}, {})
+    run = states.load(tmp_path / "run", 7)
+    assert run.iteration == 3
+    jax.tree.map(lambda x, every: np.testing.assert_array_equal(x, every[1]), run.state.learner, both.learner)
 
 
 def test_where_there_is_no_run(tmp_path):
