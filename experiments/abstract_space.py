@@ -54,13 +54,18 @@ def main(argv: Sequence[str]) -> int:
       argv: see ``--help``.
 
     Raises:
-      InputError: no run of the simple maze with two numbers to a state, or an argument that makes no sense.
+      InputError: no run of the simple maze with two numbers to a state, one that was drawn already, or an argument
+        that makes no sense; nothing was written then.
     """
     arguments = tyro.cli(Arguments, args=list(argv), prog="python -m experiments abstract_space", description=__doc__)
     if arguments.run is not None and arguments.out is not None:
         raise InputError("run and out are both given: --out names a run to train, --run a finished one.")
     default = records.default_directory("gmas", "simple_maze", arguments.preset, arguments.seed)
     directory = Path(arguments.run or arguments.out or default).expanduser()
+    record, picture = directory / "abstract_space.json", directory / "abstract_space.png"
+    for path in (record, picture):
+        if path.exists():
+            raise InputError(f"run={str(directory)!r} has an {path.name} already: move it elsewhere.")
     if arguments.run is None:
         options = [*_RUNS[arguments.preset], "--seed", str(arguments.seed), "--out", str(directory)]
         code = gmas.main([*options, "--no-tensorboard"])
@@ -68,10 +73,10 @@ def main(argv: Sequence[str]) -> int:
             return code
     cells, z, predicted = _encoded(directory, arguments.seed)
     facts = _facts(cells, z, predicted)
-    (directory / "abstract_space.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    _draw(directory / "abstract_space.png", cells, z, predicted, facts)
+    record.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    _draw(picture, cells, z, predicted, facts)
     console.say(", ".join(f"{name} {value:.3g}" for name, value in facts.items()))
-    console.say(f"drawn in {directory / 'abstract_space.png'}")
+    console.say(f"drawn in {picture}")
     return 0
 
 

@@ -64,6 +64,14 @@ def test_bad_input_is_refused(arguments, why):
         abstract_space.main(arguments)
 
 
+@pytest.mark.parametrize("name", ["abstract_space.json", "abstract_space.png"])
+def test_what_was_drawn_is_kept(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name} already"):
+        abstract_space.main(["--run", str(tmp_path), "--seed", "1"])
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_a_smoke_run_ends_with_a_picture(tmp_path):
     out = tmp_path / "run"
@@ -71,5 +79,7 @@ def test_a_smoke_run_ends_with_a_picture(tmp_path):
     assert (out / "abstract_space.png").exists()
     facts = json.loads((out / "abstract_space.json").read_text())
     assert 0.0 <= facts["right moves"] <= 1.0
+    for name in ("json", "png"):
+        (out / f"abstract_space.{name}").unlink()
     with pytest.raises(InputError, match="seed=3 was not trained"):
         abstract_space.main(["--run", str(out), "--seed", "3"])
