@@ -69,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
         )
     if min(arguments.batch_episodes, default=1) < 1:
         raise InputError(f"batch_episodes={arguments.batch_episodes} must be at least 1.")
+    if arguments.steps is not None and arguments.steps < 1:
+        raise InputError(f"steps={arguments.steps} must be at least 1; leave it out for whole episodes.")
     if not arguments.runs:
         raise InputError("runs is empty: name the directory of a run of the study mscv.")
     # Imported here, so that a refused argument needs no JAX.
@@ -84,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     length = arguments.steps or spec.max_episode_steps
     iterations = [run.iteration for run in runs]
     label = "+".join(map(str, iterations))
-    out = Path(arguments.out or records.default_directory(name, spec.name, label, arguments.seed))
+    out = Path(arguments.out or records.default_directory(name, spec.name, label, arguments.seed)).expanduser()
     facts = dataclasses.asdict(arguments) | {"env": spec.name, "iterations": iterations, "steps": length}
     records.open_run(out, {"study": name} | facts, dataclasses.asdict(arguments), resume=False)
     stages = []

@@ -69,15 +69,28 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"repeats={arguments.repeats} must be at least 1.")
     if arguments.horizon is not None and arguments.horizon < 1:
         raise InputError(f"horizon={arguments.horizon} must be at least 1; --methods trpo is without a model.")
+    if arguments.steps < 1:
+        raise InputError(f"steps={arguments.steps} must be at least 1.")
     for count in arguments.num_envs:
         if count < 1 or arguments.steps % count:
             raise InputError(f"steps={arguments.steps} must be a multiple of num_envs={count}, at least 1.")
+    # Imported here, so that --help needs no JAX.
     from experiments.mscv import METHODS
+    from jaxhybrid.envs import mujoco_v1
+    from jaxhybrid.systems import mscv_config
 
+    if arguments.task not in mujoco_v1.TASKS:
+        raise unknown("task", arguments.task, mujoco_v1.TASKS)
     for method in arguments.methods:
         if method not in METHODS:
             raise unknown("method", method, METHODS)
-    out = Path(arguments.out or records.default_directory(name, arguments.task, "benchmark", arguments.seed))
+    env = mujoco_v1.make(arguments.task)
+    env.close()
+    for method in arguments.methods:
+        for count in arguments.num_envs:
+            mscv_config.checked(_config(arguments, method, count), env.spec)
+    default = records.default_directory(name, arguments.task, "benchmark", arguments.seed)
+    out = Path(arguments.out or default).expanduser()
     records.open_run(out, {"study": name} | dataclasses.asdict(arguments), dataclasses.asdict(arguments), resume=False)
     rows = {}
     for count in arguments.num_envs:
@@ -94,6 +107,22 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _config(arguments: Arguments, method: str, num_envs: int) -> Any:
+    """The numbers of a method."""
+    from jaxhybrid.systems import mscv
+
+    preset = mscv.presets["paper" if method == "mscv" else f"paper/{method}"]
+    return dataclasses.replace(
+        preset,
+        horizon=arguments.horizon if method == "mscv" and arguments.horizon else preset.horizon,
+        env="",
+        num_envs=num_envs,
+        steps_per_iteration=arguments.steps,
+        segment_chunk=min(arguments.steps, 1000),
+        return_lambda=0.97,
+    )
+
+
 def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]:
     """Median seconds of every part, on the state that one iteration left, and the memory of the whole step."""
     import jax
@@ -103,17 +132,7 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
     from jaxhybrid.systems import mscv, mscv_fits, mscv_gradient, mscv_updates
     from jaxhybrid.types import HostEnv
 
-    preset = "paper" if method == "mscv" else f"paper/{method}"
-    horizon = arguments.horizon if method == "mscv" and arguments.horizon else mscv.presets[preset].horizon
-    config = dataclasses.replace(
-        mscv.presets[preset],
-        horizon=horizon,
-        env="",
-        num_envs=num_envs,
-        steps_per_iteration=arguments.steps,
-        segment_chunk=min(arguments.steps, 1000),
-        return_lambda=0.97,
-    )
+    config = _config(arguments, method, num_envs)
     env = envs.make_rescaled(f"mujoco_v1/{arguments.task}", num_envs)
     assert isinstance(env, HostEnv), "its physics runs on the host"
     system, parts = mscv.make(config, env), mscv_updates.make_parts(config, env.spec)
@@ -133,8 +152,9 @@ def _measure(arguments: Arguments, method: str, num_envs: int) -> dict[str, Any]
     def improve(learner: Any, batch: Any, steps: Any) -> Any:
         record, _ = mscv_updates.record_of(parts, learner, batch, steps)
         segments = mscv_updates.make_segments(parts, learner, record)
-        mscv_updates.advantages(parts, learner, segments, key)
-        return mscv_gradient.policy_step(parts, learner, segments, learner.advice, key)[0]
+        # Returned, because a compiler leaves out what nobody takes.
+        advantages = mscv_updates.advantages(parts, learner, segments, key)
+        return advantages, mscv_gradient.policy_step(parts, learner, segments, learner.advice, key)[0]
 
     fit_model = jax.jit(lambda learner, memory: mscv_fits.fit_model(parts, learner, memory, key)[0].model)
     fit_value = jax.jit(lambda learner, memory: mscv_fits.fit_value(parts, learner, memory, key)[0].value_params)
