@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     from benchmarks import _abstract_throughput
 
     device = jax.devices()[0].platform
-    out = Path(arguments.out or records.default_directory(name, device, arguments.preset, 0))
+    out = Path(arguments.out or records.default_directory(name, device, arguments.preset, 0)).expanduser()
     records.open_run(
         out, {"study": name, "config": dataclasses.asdict(config)}, dataclasses.asdict(arguments), resume=False
     )

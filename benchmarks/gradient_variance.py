@@ -111,7 +111,8 @@ def main(argv: Sequence[str]) -> int:
     name = "gradient_variance"
     arguments = tyro.cli(Arguments, args=list(argv), prog=f"python -m benchmarks {name}", description=__doc__)
     config = _config(arguments)
-    out = Path(arguments.out or records.default_directory(name, arguments.problem, arguments.preset, arguments.seed))
+    default = records.default_directory(name, arguments.problem, arguments.preset, arguments.seed)
+    out = Path(arguments.out or default).expanduser()
     identity = {
         "study": name,
         "problem": arguments.problem,

@@ -76,7 +76,8 @@ def main(argv: Sequence[str]) -> int:
     iterations = arguments.iterations or {"demo": 30, "smoke": 2}[arguments.preset]
     if iterations < 1 or arguments.iterations == 0:
         raise InputError(f"iterations={arguments.iterations} must be at least 1.")
-    out = Path(arguments.out or records.default_directory("overheads", "maac", arguments.preset, 0)).absolute()
+    default = records.default_directory("overheads", "maac", arguments.preset, 0)
+    out = Path(arguments.out or default).expanduser().absolute()
     identity = {"study": "overheads", "config": {"preset": arguments.preset, "iterations": iterations}}
     records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
     run, spent_file = out / "run", out / "seconds.json"

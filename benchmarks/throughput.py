@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
     from benchmarks import _throughput
 
     device = jax.devices()[0].platform
-    out = Path(arguments.out or records.default_directory("throughput", device, arguments.preset, 0))
+    out = Path(arguments.out or records.default_directory("throughput", device, arguments.preset, 0)).expanduser()
     records.open_run(
         out, {"study": "throughput", "config": dataclasses.asdict(config)}, dataclasses.asdict(arguments), resume=False
     )

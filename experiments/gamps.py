@@ -126,7 +126,8 @@ def main(argv: Sequence[str]) -> int:
     from experiments._gamps import figures, report
     from experiments._gamps.sweep import settings, sweep, weight_maps
 
-    out = Path(arguments.out or records.default_directory(name, config.domain, arguments.preset, arguments.seed))
+    default = records.default_directory(name, config.domain, arguments.preset, arguments.seed)
+    out = Path(arguments.out or default).expanduser()
     identity = {"study": name, "config": dataclasses.asdict(config), "seed": arguments.seed}
     records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
     began, rows = time.perf_counter(), []

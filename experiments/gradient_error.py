@@ -110,7 +110,8 @@ def main(argv: Sequence[str]) -> int:
     from experiments._gradient_error.sweep import configurations, sweep
 
     name = "gradient_error"
-    out = Path(arguments.out or records.default_directory(name, "double_integrator", arguments.preset, arguments.seed))
+    default = records.default_directory(name, "double_integrator", arguments.preset, arguments.seed)
+    out = Path(arguments.out or default).expanduser()
     identity = {"study": name, "config": dataclasses.asdict(config), "seed": arguments.seed, "seeds": config.seeds}
     records.open_run(out, identity, dataclasses.asdict(arguments), resume=False)
     began, rows = time.perf_counter(), []
