@@ -63,8 +63,11 @@ def draw_returns(rows: Rows, domain: str, out: Path) -> None:
             panel.spines[["top", "right"]].set_visible(False)
         for panel in axes.flat[len(counts) :]:
             panel.set_visible(False)
-        for panel in axes[-1]:
-            panel.set_xlabel("policy updates")
+        for column in axes.T:
+            # A panel that is hidden below it has the labels otherwise.
+            lowest = [panel for panel in column if panel.get_visible()][-1]
+            lowest.tick_params(labelbottom=True)
+            lowest.set_xlabel("policy updates")
         for panel in axes[:, 0]:
             panel.set_ylabel("expected discounted return")
         seeds = len({row["seed"] for row in rows})

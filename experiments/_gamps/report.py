@@ -105,7 +105,8 @@ def write_results(rows: Rows, config: Config, seed: int, out: Path) -> None:
         entry["stopped_runs"] = int(sum(row["stopped"][-1] for row in members))
         entry["seconds_of_all_seeds"] = _short(members[0]["seconds_of_all_seeds"])
         others = groups.get((topology, count, "gamps")) if method not in ("gamps", "exact") else None
-        if others:
+        # A single run is no evidence.
+        if others and len(members) > 1:
             ours, theirs = _scores(others), _scores(members)
             entry["gamps_minus_this"] = {name: compare(ours[name], theirs[name], config.resamples) for name in ours}
         settings.append(entry)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import gamps, gamps_horizons, gamps_losses, gamps_theory
-from experiments._gamps import report, sweep
+from experiments._gamps import figures, report, sweep
 from jaxhybrid.errors import InputError
 from jaxhybrid.runtime import records
 from jaxhybrid.systems.gamps_config import checked
@@ -46,6 +46,24 @@ def test_small_run(tmp_path, capsys):
     assert set(likely["gamps_minus_this"]) == {"final", "best", "mean_over_iterations", "stopped"}
     for name in ("returns_two_areas", "cosines", "weights"):
         assert (out / f"{name}.png").stat().st_size > 10_000
+    # Of a single run there is nothing to say.
+    report.write_results([row for row in rows if row["seed"] == 0], gamps.PRESETS["smoke", "gridworld"], 0, tmp_path)
+    alone = json.loads((tmp_path / "results.json").read_text())["settings"]
+    assert len(alone) == 2 and not any("gamps_minus_this" in entry for entry in alone)
+
+
+def test_the_lowest_panel_of_every_column_says_what_it_is_over(tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    run = {"topology": "", "method": "ml", "seed": 0, "returns": [-2.0, -1.0]}
+    figures.draw_returns([run | {"trajectories": count} for count in range(7)], "swimmer", tmp_path)
+    # Four columns, the last of two lines has three panels.
+    panels = plt.gcf().axes
+    labelled = [i for i, panel in enumerate(panels) if panel.get_visible() and panel.get_xlabel() == "policy updates"]
+    assert labelled == [3, 4, 5, 6]
+    assert all(panels[i].xaxis.get_tick_params()["labelbottom"] for i in labelled)
+    monkeypatch.undo()
+    plt.close("all")
 
 
 def test_small_run_on_the_host(tmp_path, capsys):
@@ -67,6 +85,9 @@ def test_small_study_of_horizons(tmp_path, capsys):
     assert [(row["horizon"], row["terminal_value"]) for row in rows] == [
         (1, "none"), (1, "least_squares"), (3, "none"), (3, "least_squares"),
     ]  # fmt: skip
+    # Five steps of a fit give no true values; the horizon and the terminal value both change them.
+    assert all(-1.0 <= row["cosine"] < 0.9999 for row in rows)
+    assert len({f"{row['q_error']:.4g}" for row in rows}) == len(rows)
     assert (out / "horizons.png").stat().st_size > 10_000
 
 
