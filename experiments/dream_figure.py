@@ -167,12 +167,14 @@ def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path, against: str) -> N
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(drawn), figsize=(4.2 * len(drawn), 3.6), squeeze=False, layout="constrained")
+    banded = False
     for axis, (metric, group) in zip(axes[0], drawn.items()):
         for label, (at, values) in group.items():
             middle, low, high = mean_interval(values)
             count = values.shape[1]
             (line,) = axis.plot(at, middle, label=f"{label} ({count} seed{'s' if count > 1 else ''})")
             if count > 1:
+                banded = True
                 axis.fill_between(at, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         if metric.endswith("/return"):
             for (name, value), style in zip(_REFERENCES.items(), ("--", ":")):
@@ -188,7 +190,7 @@ def _draw(drawn: Mapping[str, Mapping[str, Any]], path: Path, against: str) -> N
     # As many beside each other as have room, in inches: a letter of this size, and a line with what is around it.
     columns = max(1, int(figure.get_figwidth() / (0.065 * max(map(len, labels)) + 0.6)))
     figure.set_figheight(3.2 + 0.2 * math.ceil(len(labels) / columns))
-    title = "bands are 95 % t intervals of the mean over seeds"
+    title = "bands are 95 % t intervals of the mean over seeds" if banded else None
     legend = {"ncols": columns, "fontsize": 8, "title": title, "title_fontsize": 8}
     figure.legend(handles, labels, loc="outside lower center", **legend)
     figure.savefig(path, dpi=150)

@@ -126,12 +126,14 @@ def _draw(rows: Mapping[str, Curves], path: Path, moves: str) -> None:
     figure, axes = plt.subplots(
         len(rows), len(depths), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
     )
+    banded = False
     for i, (row, curves) in enumerate(rows.items()):
         for j, depth in enumerate(depths):
             for label, curve in curves.items():
                 if depth in curve:
                     updates, values = curve[depth]
                     mean, half = _band(values)
+                    banded |= values.shape[1] > 1
                     seeds = "1 seed" if values.shape[1] == 1 else f"{values.shape[1]} seeds"
                     (line,) = axes[i, j].plot(updates, mean, label=f"{label} ({seeds})")
                     axes[i, j].fill_between(updates, mean - half, mean + half, color=line.get_color(), alpha=0.2)
@@ -139,7 +141,7 @@ def _draw(rows: Mapping[str, Curves], path: Path, moves: str) -> None:
             axes[i, j].grid(True, alpha=0.3)
         axes[i, 0].set_ylabel(f"return ({moves})")
         axes[i, -1].legend(frameon=False, fontsize=7)
-    figure.supxlabel("updates; bands are 95 % t intervals of the mean")
+    figure.supxlabel("updates" + ("; bands are 95 % t intervals of the mean" if banded else ""))
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

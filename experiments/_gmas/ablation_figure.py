@@ -28,7 +28,9 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     planning = list(cells[0]["returns"])
     names = [f"CRAR, beta {c['beta']:g}" if not c["alpha"] else f"alpha {c['alpha']:g}, D {c['depth']}" for c in cells]
     size = (2.6 * len(planning) + 1.4, 0.3 * len(cells) + 1.2)
-    figure, axes = plt.subplots(1, len(planning), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(planning), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
     for axis, depth in zip(axes[0], planning, strict=True):
         for row, cell in enumerate(cells):
             mean, low, high = mean_interval(np.array([cell["returns"][depth]]))

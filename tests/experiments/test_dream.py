@@ -137,6 +137,7 @@ def test_only_errors_that_shrink_by_orders_of_magnitude_are_drawn_on_a_logarithm
     dream_figure._draw(drawn, tmp_path / "figure.png", "trials")
     assert [axis.get_yscale() for axis in plt.gcf().axes] == ["log", "linear", "linear"]
     assert plt.gcf().axes[0].get_title() == "the model's error of a step"
+    assert not plt.gcf().legends[0].get_title().get_text(), "one seed has no band"
     monkeypatch.undo()
     plt.close("all")
 
@@ -152,6 +153,7 @@ def test_the_legend_is_inside_the_figure(panels, tmp_path, monkeypatch):
     dream_figure._draw(drawn, tmp_path / "figure.png", "trials")
     figure = plt.gcf()
     (legend,) = figure.legends
+    assert legend.get_title().get_text().startswith("bands are 95 % t intervals")
     box, outer = legend.get_window_extent(), figure.bbox
     assert 0 <= box.x0 < box.x1 <= outer.width
     assert 0 <= box.y0 < box.y1 < figure.axes[0].get_tightbbox().y0

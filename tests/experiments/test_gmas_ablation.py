@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import gmas_ablation
+from experiments._gmas import ablation_figure
 from jaxhybrid.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -42,6 +43,16 @@ def test_every_cell_is_a_run_and_the_seed_changes_fastest(tmp_path, monkeypatch)
         (1.0, 1.0, 3, [2.0, 3.0]),
     ]
     assert (tmp_path / "gmas_ablation.png").stat().st_size > 5000
+
+
+def test_planning_depths_are_drawn_on_one_scale(tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    cell = {"alpha": 0.0, "beta": 1.0, "depth": 0, "returns": {"0": [-5.0, -1.0], "3": [1.0, 2.0]}}
+    ablation_figure.draw([cell], tmp_path / "figure.png")
+    assert len({axis.get_xlim() for axis in plt.gcf().axes}) == 1
+    monkeypatch.undo()
+    plt.close("all")
 
 
 def test_without_betas_a_weight_of_zero_is_the_baseline(tmp_path, monkeypatch):

@@ -41,6 +41,17 @@ def test_runs_of_one_label_are_joined_by_their_seeds(tmp_path, capsys):
         gmas_figure.main([f"l2:CRAR={two}", "--out", str(out.with_suffix(""))])
 
 
+def test_bands_are_spoken_of_where_there_are_some(tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    for seeds, said in ((1, "updates"), (2, "updates; bands are 95 % t intervals of the mean")):
+        rows = {"mazes": {"CRAR": {0: (np.array([10, 20]), np.ones((2, seeds)))}}}
+        gmas_figure._draw(rows, tmp_path / "figure.png", "greedy")
+        assert plt.gcf().get_supxlabel() == said
+    monkeypatch.undo()
+    plt.close("all")
+
+
 def test_the_band_by_hand():
     mean, half = gmas_figure._band(np.array([[1.0, 3.0]]))
     assert mean[0] == 2.0 and half[0] == pytest.approx(12.706, rel=1e-3)
