@@ -1,8 +1,12 @@
+import dataclasses
+
 import pytest
 
 from benchmarks import abstract_throughput
+from jaxhybrid.envs import maze
 from jaxhybrid.errors import InputError
 from jaxhybrid.systems import gmas
+from jaxhybrid.systems.gmas_config import checked
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -22,10 +26,11 @@ def test_bad_input_is_refused(arguments, why, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_every_method_has_a_preset_and_a_mode():
-    config = abstract_throughput.PRESETS["full"]
-    assert set(config.methods) == set(abstract_throughput.METHODS)
-    assert all(preset in gmas.presets for preset, *_ in abstract_throughput.METHODS.values())
+def test_every_method_is_one_that_the_system_accepts():
+    spec = maze.make(pool_size=2, observation="cells").spec
+    for preset, mode, share in abstract_throughput.METHODS.values():
+        numbers = dataclasses.replace(gmas.presets[preset], loss_mode=mode, share_patches=share)
+        assert checked(numbers, spec) == numbers
 
 
 @pytest.mark.slow

@@ -61,7 +61,10 @@ def test_a_smoke_run_writes_a_record_per_cell(tmp_path):
     # Two distances, one depth, one size, two models, two weights.
     assert len(rows) == 8 and {len(row["slope_error"]) for row in rows} == {2}
     plain = [row for row in rows if row["alpha"] == 0.0]
+    matched = [row for row in rows if row["alpha"] == 1.0]
+    assert len(plain) == len(matched) == 4
     assert all(row["slope_error"] == pytest.approx(plain[0]["slope_error"], rel=1e-3) for row in plain)
+    assert all(row["slope_error"] != pytest.approx(plain[0]["slope_error"], rel=1e-2) for row in matched)
     with pytest.raises(InputError):
         critic_slopes.main(["--preset", "smoke", "--out", str(out)])
 
