@@ -18,6 +18,8 @@ def test_out_may_begin_with_the_home_of_the_user(module, tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     (home / "file").touch()
+    # Taken literally it is refused too, instead of a whole run in a directory of that name.
+    (tmp_path / "~").touch()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"{home}/file' is a file"):
