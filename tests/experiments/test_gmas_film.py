@@ -67,7 +67,7 @@ def test_a_film_of_a_run_and_its_returns(tmp_path):
     assert gmas_film.main(["--run", str(out), "--depth", "1"]) == 0
     facts = json.loads((out / "episode.json").read_text())
     film = Image.open(out / "episode.gif")
-    assert film.n_frames == len(facts["actions"]) + 1 and -5.0 <= facts["return"] <= 3.0
+    assert film.n_frames == len(facts["actions"]) + 1 and -5.001 <= facts["return"] <= 3.0
     with pytest.raises(InputError, match="exists"):
         gmas_film.main(["--run", str(out)])
     path = tmp_path / "compare.json"
