@@ -92,7 +92,7 @@ def save(
 
     Raises:
       InputError: ``params`` is not made of dicts and numeric arrays, or is not finite; or ``network`` or ``normaliser``
-        makes no sense. Nothing was written then.
+        makes no sense; nothing was written then. Or the disk cannot be written.
     """
     facts_of_spec = {name: jsonable(getattr(spec, name)) for name in files.SPEC}
     known = jsonable(network) if network is not None else _network(jsonable(config), facts_of_spec)
@@ -328,9 +328,7 @@ def _write(directory: Path, policy: SavedPolicy) -> Path:
     description["digest"] = files.digest(description)
     files.check_network(directory / files.FACTS, description["network"], policy.spec["action_dim"])
     files.check_normaliser(directory / files.FACTS, description["normaliser"], policy.spec["obs_dim"])
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / files.ARRAYS).write_bytes(buffer.getvalue())
-    (directory / files.FACTS).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    files.write(directory, description, buffer.getvalue())
     return directory
 
 

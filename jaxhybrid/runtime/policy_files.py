@@ -35,6 +35,7 @@ __all__ = [
     "nested",
     "read",
     "refused",
+    "write",
 ]
 
 FORMAT = 2
@@ -98,6 +99,21 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if hashlib.sha256(raw).hexdigest() != description["sha256"]:
         raise refused(arrays_path, "sha256", f"differs from that in {FACTS}, so the file was changed")
     return description, _arrays(arrays_path, raw, description["params"])
+
+
+def write(directory: Path, description: Mapping[str, Any], arrays: bytes) -> None:
+    """Writes both files of a policy, in the place of those of an earlier one.
+
+    Raises:
+      InputError: the disk cannot be written.
+    """
+    facts = json.dumps(description, indent=1, allow_nan=False) + "\n"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / ARRAYS).write_bytes(arrays)
+        (directory / FACTS).write_text(facts, encoding="utf-8")
+    except OSError as reason:
+        raise InputError(f"policy={str(directory)!r} cannot be written ({reason.strerror}).") from None
 
 
 def _bytes(path: Path, most: int) -> bytes:

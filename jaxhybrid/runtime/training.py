@@ -182,5 +182,5 @@ def _directory(options: RunOptions, study: str, env: str, preset: str) -> Path:
 def _draw(directory: Path, identity: Mapping[str, Any], label: str) -> None:
     try:
         plots.learning_curves({label: records.read(directory)}, directory / "curve.png", title=identity["env"])
-    except InputError as reason:
+    except (InputError, OSError) as reason:
         console.warn(f"curve.png was not drawn: {reason}")

@@ -1,6 +1,8 @@
 """Policies that are saved, read back, and exported."""
 
 import dataclasses
+import errno
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +176,15 @@ def test_what_could_not_be_read_back_is_not_saved(tmp_path, options, field):
     with pytest.raises(InputError, match=field):
         save(tmp_path / "policy", **options)
     assert not (tmp_path / "policy").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(InputError, match="policy=.* cannot be written"):
+        save(tmp_path / "policy")
 
 
 def test_a_directory_without_a_policy_is_named(tmp_path):

@@ -216,6 +216,15 @@ def test_a_run_is_locked_until_its_last_file_is_written(tmp_path, monkeypatch):
     assert not locked()
 
 
+def test_a_curve_that_no_disk_has_room_for_is_told_of(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training.plots, "learning_curves", full)
+    assert run(tmp_path / "run").exit_code == 0
+    assert "curve.png was not drawn" in capsys.readouterr().err
+
+
 def test_a_start_that_was_killed_is_not_in_the_way(tmp_path):
     (tmp_path / "lock").write_text("1\n")
     (tmp_path / "manifest.partial").write_text('{"format"')
