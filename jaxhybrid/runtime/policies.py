@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -183,7 +183,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
-    with pytest.raises(InputError, match="policy=.* cannot be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         save(tmp_path / "policy")
 
 
