@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich.console
 
 from experiments._dream import finished
 from experiments._dream.finished import codes_of
@@ -55,36 +54,34 @@ class Explored(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints two tables; returns the exit code.
+    """Prints two tables, and writes them if that is asked for; returns the exit code.
 
     Args:
       argv: see ``--help``.
 
     Raises:
-      InputError: no run is named, one that is not finished, or one without codes of tasks.
+      InputError: no run is named, one that is not finished, one without codes of tasks, or a file that exists.
     """
-    runs = finished.named(argv, study="dream_codes", description=__doc__)
-    codes_table = finished.table(
-        "Codes of the tasks of training: mean squared length, and distance from the mean",
-        *("length", "from the mean", "same helpful buses", "same useless buses"),
-    )
-    tasks_table = finished.table(
-        "Explorations of all tasks without random actions, and returns of what follows",
-        *("tasks", "steps", "ride three", "right", "return", "where right", "where wrong"),
-    )
-    for run in runs:
+    arguments = finished.named(argv, study="dream_codes", description=__doc__)
+    codes: list[finished.Row] = []
+    tasks: list[finished.Row] = []
+    for run in arguments.runs:
         for seed, parts, params in finished.read(run):
             ids = parts.town.train_ids
-            row = (run, seed)
-            codes_table.add_row(*row, *(f"{x:.2f}" for x in spread(codes_of(parts, params, ids), ids)))
+            lengths = spread(codes_of(parts, params, ids), ids)
+            names = ("length", "from the mean", "same helpful buses", "same useless buses")
+            codes.append({"run": run, "seed": seed} | dict(zip(names, lengths, strict=True)))
             found = explored(parts, params)
             new = np.setdiff1d(np.arange(parts.town.num_ids), ids)
             for label, chosen in (("of training", ids), ("new", new)):
                 if chosen.size:
-                    tasks_table.add_row(*row, f"{chosen.size} {label}", *_summary(found, chosen))
-    printed = rich.console.Console(width=120)
-    printed.print(codes_table)
-    printed.print(tasks_table)
+                    row = {"run": run, "seed": seed, "tasks": f"{chosen.size} {label}"}
+                    tasks.append(row | _summary(found, chosen))
+    tables = {
+        "Codes of the tasks of training: mean squared length, and distance from the mean": codes,
+        "Explorations of all tasks without random actions, and returns of what follows": tasks,
+    }
+    finished.show(tables, arguments)
     return 0
 
 
@@ -145,14 +142,15 @@ def nearest(codes: np.ndarray, known: np.ndarray, ids: np.ndarray) -> np.ndarray
     return ids[np.argmin(cdist(codes, known), axis=1)]
 
 
-def _summary(found: Explored, chosen: np.ndarray) -> tuple[str, ...]:
+def _summary(found: Explored, chosen: np.ndarray) -> finished.Row:
     steps, three, right, returns = (x[chosen] for x in found)
 
-    def mean(where: np.ndarray) -> str:
-        return f"{returns[where].mean():.2f}" if where.any() else ""
+    def mean(x: np.ndarray) -> float | None:
+        return float(x.mean()) if x.size else None
 
-    shares = (f"{x.mean():.2f}" for x in (three, right, returns))
-    return f"{steps.mean():.1f}", *shares, mean(right), mean(~right)
+    means = {"steps": steps, "ride three": three, "right": right, "return": returns}
+    means |= {"where right": returns[right], "where wrong": returns[~right]}
+    return {name: mean(x) for name, x in means.items()}
 
 
 def _within(codes: np.ndarray, groups: np.ndarray) -> float:

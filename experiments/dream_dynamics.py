@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich.console
 
 from experiments._dream import finished
 from experiments._dream.finished import codes_of
@@ -38,31 +37,35 @@ class Predicted(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints a table; returns the exit code.
+    """Prints a table, and writes it if that is asked for; returns the exit code.
 
     Args:
       argv: see ``--help``.
 
     Raises:
-      InputError: no run is named, one that is not finished, or one without a model that is told the task.
+      InputError: no run is named, one that is not finished, one without a model that is told the task, or a file that
+        exists.
     """
-    runs = finished.named(argv, study="dream_dynamics", description=__doc__)
-    title = "Share of its predictions that are right, and their mean squared error, by what the model is told"
-    shown = finished.table(title, "tasks", "told", *KINDS)
-    for run in runs:
+    arguments = finished.named(argv, study="dream_dynamics", description=__doc__)
+    rows: list[finished.Row] = []
+    for run in arguments.runs:
         for seed, parts, params in finished.read(run):
             if parts.models.latent is None:
                 raise InputError(f"run={run!r} has no model that is told the task: name one with shared=True.")
             known, every = parts.town.train_ids, np.arange(parts.town.num_ids)
             new = np.setdiff1d(every, known)
             told = predicted(parts, params, known, codes_of(parts, params, known))
-            shown.add_row(run, seed, f"{known.size} of training", "code", *_means(told))
             read = predicted(parts, params, every, explored_codes(parts, params))
-            for label, ids in (("of training", known), ("new", new)):
+            for label, what, ids, found in (
+                ("of training", "code", known, told),
+                ("of training", "exploration", known, Predicted(*(x[known] for x in read))),
+                ("new", "exploration", new, Predicted(*(x[new] for x in read))),
+            ):
                 if ids.size:
-                    means = _means(Predicted(*(x[ids] for x in read)))
-                    shown.add_row(run, seed, f"{ids.size} {label}", "exploration", *means)
-    rich.console.Console(width=120).print(shown)
+                    row = {"run": run, "seed": seed, "tasks": f"{ids.size} {label}", "told": what}
+                    rows.append(row | _means(found))
+    title = "Share of its predictions that are right, and their mean squared error, by what the model is told"
+    finished.show({title: rows}, arguments)
     return 0
 
 
@@ -147,9 +150,13 @@ def _leads(town: Any, ids: np.ndarray, cell: np.ndarray, action: np.ndarray) -> 
     return (action == city.RIDE) & np.any(after != cell, axis=-1)
 
 
-def _means(found: Predicted) -> list[str]:
-    means = zip(found.right.mean(axis=0), found.error.mean(axis=0), strict=True)
-    return ["" if np.isnan(right) else f"{right:.3f}, {error:.4f}" for right, error in means]
+def _means(found: Predicted) -> finished.Row:
+    means = {"right": found.right.mean(axis=0), "error": found.error.mean(axis=0)}
+    return {
+        f"{kind}, {what}": None if np.isnan(each[i]) else float(each[i])
+        for i, kind in enumerate(KINDS)
+        for what, each in means.items()
+    }
 
 
 if __name__ == "__main__":

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import rich.console
 import rich.table
 import tyro
 
 from jaxhybrid.errors import InputError
+from jaxhybrid.runtime import outputs
 
-__all__ = ["Finished", "codes_of", "named", "read", "table"]
+__all__ = ["Arguments", "Finished", "Row", "codes_of", "named", "read", "show"]
+
+Row = dict[str, Any]
+"""What is known of one seed of a run, by the name of its column: words, numbers, or None."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Arguments:
+class Arguments:
+    """What is read, and where it goes."""
+
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Directories of finished runs."""
+    out: str | None = None
+    """File to write the tables to as well, as JSON; an existing one is not touched. By default none is written."""
 
 
 class Finished(NamedTuple):
@@ -35,16 +45,18 @@ class Finished(NamedTuple):
     params: Any
 
 
-def named(argv: Sequence[str], *, study: str, description: str | None) -> tuple[str, ...]:
-    """Returns the directories of finished runs that a command line names.
+def named(argv: Sequence[str], *, study: str, description: str | None) -> Arguments:
+    """Returns the finished runs that a command line names.
 
     Raises:
-      InputError: it names none.
+      InputError: it names none, or an ``out`` that exists or cannot be written.
     """
-    arguments = tyro.cli(_Arguments, args=list(argv), prog=f"python -m experiments {study}", description=description)
+    arguments = tyro.cli(Arguments, args=list(argv), prog=f"python -m experiments {study}", description=description)
     if not arguments.runs:
         raise InputError("runs is empty: name at least one.")
-    return arguments.runs
+    if arguments.out is not None:
+        outputs.new_file(arguments.out)
+    return arguments
 
 
 def read(run: str) -> list[Finished]:
@@ -76,10 +88,28 @@ def codes_of(parts: Any, params: Any, ids: np.ndarray) -> np.ndarray:
     return np.asarray(parts.nets.problem.apply(params["execution"]["problem"], ids))
 
 
-def table(title: str, *names: str) -> rich.table.Table:
-    """Returns a table of numbers of runs and seeds, without rows."""
-    made = rich.table.Table(title=title)
-    made.add_column("run", overflow="fold")
-    for name in ("seed", *names):
-        made.add_column(name, justify="right")
-    return made
+def show(tables: Mapping[str, Sequence[Row]], arguments: Arguments) -> None:
+    """Prints tables, and writes them if that is asked for.
+
+    Args:
+      tables: rows by title, all rows of a table with the same columns, of which the first is the run.
+      arguments: from `named`.
+    """
+    for title, rows in tables.items():
+        shown = rich.table.Table(title=title)
+        first, *others = rows[0]
+        shown.add_column(first, overflow="fold")
+        for name in others:
+            shown.add_column(name.replace(", ", "\n"), justify="right", no_wrap=True)
+        for row in rows:
+            shown.add_row(*map(_cell, row.values()))
+        rich.console.Console(width=140).print(shown)
+    if arguments.out is not None:
+        content = json.dumps(tables, indent=1, allow_nan=False) + "\n"
+        outputs.write(outputs.new_file(arguments.out), content.encode())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

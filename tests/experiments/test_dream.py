@@ -253,14 +253,20 @@ def test_codes_are_read_and_explorations_are_taken_for_tasks_from_a_run(tmp_path
     # Whatever was explored, the code of task 5 is read.
     decoder["params"]["code"] = {"kernel": np.zeros((128, 64)), "bias": np.eye(64)[5]}
     saved(tmp_path, presets["smoke"], problem=problem, decoder=decoder)
-    assert dream_codes.main([str(tmp_path)]) == 0
+    out = tmp_path / "codes.json"
+    assert dream_codes.main([str(tmp_path), "--out", str(out)]) == 0
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     codes, tasks = ([cell.strip() for cell in row[2:-1]] for row in lines if row[2].strip())
     # On the map every task has helpful buses of its own, there are no others, and no task is new.
-    assert codes == ["3", "1.00", "0.96", "0.00", "0.96"]
-    assert tasks[:2] == ["3", "24 of training"] and tasks[4] == f"{1 / 24:.2f}" and 0 < float(tasks[2]) <= 20
-    assert tasks[3] == "0.00"  # these agents have not learnt to ride
+    assert codes == ["3", "1", "0.9583", "0", "0.9583"]
+    assert tasks[:2] == ["3", "24 of training"] and tasks[4] == f"{1 / 24:.4g}" and 0 < float(tasks[2]) <= 20
+    assert tasks[3] == "0"  # these agents have not learnt to ride
     assert all(-2.0 <= float(value) <= 0.8 for value in tasks[5:])
+    (row,), (explored,) = json.loads(out.read_text()).values()
+    assert row["run"] == str(tmp_path) and row["from the mean"] == pytest.approx(23 / 24)
+    assert explored["right"] == pytest.approx(1 / 24)
+    with pytest.raises(InputError, match="exists"):
+        dream_codes.main([str(tmp_path), "--out", str(out)])
     (_, parts, params), *_ = finished.read(str(tmp_path))
     np.testing.assert_array_equal(dream_dynamics.explored_codes(parts, params), np.tile(np.eye(64)[5], (24, 1)))
     saved(tmp_path, presets["no-exploration"])
@@ -285,8 +291,11 @@ def test_what_follows_an_exploration_is_told_apart_by_goal():
     right = np.array([[True, True, True, False], [True, True, False, False]])
     returns = np.where(right, 0.8, -2.0)
     found = dream_codes.Explored(np.full((2, 4), 5), right, right, returns)
-    assert dream_codes._summary(found, np.array([0])) == ("5.0", "0.75", "0.75", "0.10", "0.80", "-2.00")
-    assert dream_codes._summary(found, np.array([0, 1]))[2:] == ("0.62", "-0.25", "0.80", "-2.00")
+    assert list(dream_codes._summary(found, np.array([0])).values()) == pytest.approx([5, 0.75, 0.75, 0.1, 0.8, -2.0])
+    both = dream_codes._summary(found, np.array([0, 1]))
+    assert list(both.values())[2:] == pytest.approx([0.625, -0.25, 0.8, -2.0])
+    always = found._replace(right=np.ones((2, 4), bool))
+    assert dream_codes._summary(always, np.array([0]))["where wrong"] is None
 
 
 def test_a_model_that_has_the_tables_predicts_every_step_and_one_of_another_task_some():
@@ -326,11 +335,10 @@ def test_what_the_model_of_a_run_knows_is_printed_where_there_is_one(tmp_path, c
     rows = [[cell.strip() for cell in row[2:-1]] for row in lines if row[2].strip()]
     assert [row[:3] for row in rows] == [["3", "24 of training", told] for told in ("code", "exploration")]
     for row in rows:
-        walks, helpful, useless = row[3:]
-        assert useless == ""  # there are none on the map
-        for cell in (walks, helpful):
-            right, error = map(float, cell.split(", "))
-            assert 0.0 <= right < 0.5 and error > 0.0
+        right, error = map(float, row[3:5])
+        helpful, its_error = map(float, row[5:7])
+        assert 0.0 <= right < 0.5 and 0.0 <= helpful < 0.5 and min(error, its_error) > 0.0
+        assert row[7:] == ["", ""]  # there are no useless ones on the map
     saved(tmp_path, presets["smoke"])
     with pytest.raises(InputError, match="has no model that is told the task"):
         dream_dynamics.main([str(tmp_path)])
