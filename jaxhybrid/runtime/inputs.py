@@ -8,6 +8,7 @@ from jaxhybrid.errors import InputError
 
 __all__ = ["check_run", "parts"]
 
+# As in `records`, which loads JAX; what is no run is refused without.
 _MANIFEST, _METRICS = "manifest.json", "metrics.jsonl"
 
 
